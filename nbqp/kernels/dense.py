@@ -1,0 +1,42 @@
+"""Loops over dense vectors.
+
+Written out, since slice assignments between arrays drag in Numba's shape errors, which take
+seconds to compile.
+"""
+
+from __future__ import annotations
+
+from nbqp.kernels.jit import kernel, reduction
+
+
+@kernel
+def copy(source, target):
+    """target[: len(source)] = source."""
+    for i in range(len(source)):
+        target[i] = source[i]
+
+
+@kernel
+def axpy(y, a, x):
+    """y[: len(x)] += a * x."""
+    for i in range(len(x)):
+        y[i] += a * x[i]
+
+
+@reduction
+def dot(x, y):
+    """x'y."""
+    total = 0.0
+    for i in range(len(x)):
+        total += x[i] * y[i]
+    return total
+
+
+@kernel
+def largest(x):
+    """max |x_i|, 0 for an empty x; NaN where x has one."""
+    value = 0.0
+    for i in range(len(x)):
+        if not abs(x[i]) <= value:
+            value = abs(x[i])
+    return value

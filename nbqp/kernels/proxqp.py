@@ -1,0 +1,203 @@
+"""One solve, from the user's data to the user's solution; and a range of a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nbqp.kernels.dense import copy, largest
+from nbqp.kernels.jit import entry, kernel
+from nbqp.kernels.residuals import exact_residuals, set_tolerances
+from nbqp.kernels.scaling import equilibrate, scale_point, scale_problem, unscale_point
+from nbqp.kernels.semismooth import run_semismooth
+from nbqp.kernels.smoothed import run_smoothed, start_smoothed
+from nbqp.kernels.state import (
+    copy_point,
+    new_barrier,
+    new_iterate,
+    new_problem,
+    new_system,
+    new_work,
+    Limits,
+    Options,
+)
+from nbqp.kernels.status import (
+    ABORTED,
+    CONVERGED,
+    DUAL_INFEASIBLE,
+    NOT_RUN,
+    OUT_OF_STEPS,
+    PRIMAL_INFEASIBLE,
+    STALLED,
+)
+from nbqp.kernels.structure import sample
+
+AUTO = 0
+SEMISMOOTH = 1
+SMOOTHED = 2
+
+# The phases aim below the tolerance, so that the final check, which rounds differently, passes.
+AIM = 0.8
+# Penalties of a semismooth phase that starts cold or from the user's warm start ...
+COLD_MU = 1e-3
+COLD_RHO = 1e-6
+# ... and of one that starts next to the solution, where the smoothed phase ended.
+NEAR_MU = 1e-5
+NEAR_RHO = 1e-8
+# Residuals below which the smoothed phase hands over, and the Newton steps that it then grants.
+HAND_OVER = 1e-5
+FINISH_STEPS = 10
+# Newton steps that a warm start may take before the smoothed phase starts afresh.
+WARM_STEPS = 40
+
+
+@kernel
+def _smoothed_then_semismooth(
+    pattern, factor, entries, problem, it, best, centre, saved, step, barrier, system, work, options, limits
+):
+    """Alternate: smoothed steps to a loose tolerance, an attempt to finish, and tighter again."""
+    start_smoothed(pattern, factor, entries, problem, it, barrier, system)
+    loose = max(1.0, HAND_OVER / options.eps_abs)
+    max_steps = limits.max_steps[0]
+    code = STALLED
+    while True:
+        code = run_smoothed(
+            pattern, factor, entries, problem, it, best, step, barrier, system, work, options, limits, loose
+        )
+        if code == ABORTED or code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
+            return code
+        copy_point(it, saved)
+        rho = system.rho[0]
+        mu = system.mu_e[0] if pattern.n_eq > 0 else 0.0
+        last = code != CONVERGED or loose == 1.0
+        limits.max_steps[0] = max_steps if last else min(max_steps, limits.steps[0] + FINISH_STEPS)
+        copy_point(best, it)
+        finish = run_semismooth(
+            pattern, factor, entries, problem, it, best, centre, step, system, work, options, limits, NEAR_MU, NEAR_RHO
+        )
+        limits.max_steps[0] = max_steps
+        if finish == CONVERGED or finish == ABORTED or last:
+            return finish
+        copy_point(saved, it)
+        system.rho[0] = rho
+        system.mu_e[:] = mu
+        loose = max(1.0, 1e-3 * loose)
+
+
+@kernel
+def _unscale_certificate(pattern, problem, step, code, x, y, z, z_box):
+    """The certificate that a phase left in `step`, in the user's units, its largest entry 1."""
+    unscale_point(pattern, problem, step, x, y, z, z_box)
+    if code == PRIMAL_INFEASIBLE:
+        x[:] = 0.0
+        size = max(largest(y), largest(z), largest(z_box))
+        y /= size
+        z /= size
+        z_box /= size
+    else:
+        y[:] = 0.0
+        z[:] = 0.0
+        z_box[:] = 0.0
+        x /= largest(x)
+
+
+@entry
+def solve_range(
+    pattern, factor, entries, data, scaling, warm, options, abort, begin, end, out
+):
+    """Solve the samples begin..end-1 of a batch.
+
+    data: `Data`. scaling: D, E, F (1, .) shared by all samples, or (0, .) to equilibrate each.
+    warm: x, y, z, z_box (batch or 1, .), or (0, .) for none. abort (1): stop when not 0; all these
+    are not modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are overwritten.
+    """
+    problem = new_problem(pattern)
+    it = new_iterate(pattern)
+    best = new_iterate(pattern)
+    centre = new_iterate(pattern)
+    saved = new_iterate(pattern)
+    step = new_iterate(pattern)
+    barrier = new_barrier(pattern.n_in + pattern.n)
+    system = new_system(pattern, factor)
+    work = new_work(pattern)
+    limits = Limits(
+        np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), abort
+    )
+    zero_e = np.zeros(pattern.n_eq)
+    zero_i = np.zeros(pattern.n_in)
+    zero_box = np.zeros(pattern.n)
+    aim = Options(
+        AIM * options.eps_abs,
+        AIM * options.eps_rel,
+        options.check_duality_gap,
+        options.max_iter,
+        options.eps_primal_inf,
+        options.eps_dual_inf,
+        options.method,
+    )
+    for k in range(begin, end):
+        if out.status[k] != NOT_RUN or abort[0] != 0:
+            continue
+        H = sample(data.H, k)
+        g = sample(data.g, k)
+        A = sample(data.A, k)
+        b = sample(data.b, k)
+        C = sample(data.C, k)
+        l = sample(data.l, k)
+        u = sample(data.u, k)
+        lb = sample(data.lb, k)
+        ub = sample(data.ub, k)
+        if len(scaling.D) == 0:
+            equilibrate(pattern, H, A, C, problem.D, problem.E, problem.F)
+        else:
+            copy(scaling.D[0], problem.D)
+            copy(scaling.E[0], problem.E)
+            copy(scaling.F[0], problem.F)
+        scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem)
+        limits.steps[0] = 0
+        limits.outer[0] = 0
+        limits.max_steps[0] = options.max_iter
+        system.counts[:] = 0
+        work.best_score[0] = np.inf
+        work.tol[:] = aim.eps_abs
+        code = STALLED
+        if len(warm.x) > 0 or options.method == SEMISMOOTH:
+            if len(warm.x) > 0:
+                scale_point(
+                    pattern, problem, sample(warm.x, k), sample(warm.y, k), sample(warm.z, k), sample(warm.z_box, k), it
+                )
+                if options.method == AUTO:
+                    limits.max_steps[0] = min(options.max_iter, WARM_STEPS)
+            else:
+                it.x[:] = 0.0
+                it.y[:] = 0.0
+                it.z[:] = 0.0
+            code = run_semismooth(
+                pattern, factor, entries, problem, it, best, centre, step, system, work, aim, limits, COLD_MU, COLD_RHO
+            )
+            limits.max_steps[0] = options.max_iter
+        if options.method != SEMISMOOTH and (code == STALLED or code == OUT_OF_STEPS):
+            code = _smoothed_then_semismooth(
+                pattern, factor, entries, problem, it, best, centre, saved, step, barrier, system, work, aim, limits
+            )
+        unscale_point(pattern, problem, best, out.x[k], out.y[k], out.z[k], out.z_box[k])
+        exact_residuals(
+            pattern, H, g, A, b, C, l, u, lb, ub, out.x[k], out.y[k], out.z[k], out.z_box[k], zero_e, zero_i, zero_box, out.residuals[k]
+        )
+        set_tolerances(pattern, problem, best, options.eps_abs, options.eps_rel, work.tol)
+        res = out.residuals[k]
+        solved = res[0] <= work.tol[0] and res[1] <= work.tol[1]
+        if options.check_duality_gap:
+            solved = solved and abs(res[2]) <= work.tol[2]
+        if solved:
+            code = CONVERGED
+        elif code == CONVERGED:
+            code = STALLED
+        if code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
+            _unscale_certificate(
+                pattern, problem, step, code, out.certificate_x[k], out.certificate_y[k], out.certificate_z[k], out.certificate_z_box[k]
+            )
+        out.status[k] = code
+        out.iter[k] = limits.steps[0]
+        out.iter_ext[k] = limits.outer[0]
+        out.factorizations[k] = system.counts[0]
+        out.solves[k] = system.counts[1]

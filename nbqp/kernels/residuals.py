@@ -1,0 +1,209 @@
+"""Residuals, duality gap and certificates, always measured in the user's units.
+
+With r_d = Hx + g + A'y + M'z, e = Ax - b and the distance of v = Mx to the side that z holds on to,
+
+    gap = x'Hx + g'x + b'y + sum z_i side_i  =  x'r_d - y'e - sum z_i (v_i - side_i)
+
+exactly; the right-hand form is a sum of small terms and has none of the left one's cancellation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nbqp.kernels.csc import (
+    add_compensated,
+    add_product,
+    add_product_compensated,
+    add_transposed_product,
+    add_transposed_product_compensated,
+    two_product,
+)
+from nbqp.kernels.jit import entry, exact, kernel
+from nbqp.kernels.structure import sample
+
+
+@kernel
+def update_products(pattern, problem, it):
+    """Recompute it.Hx, it.dual, it.e and it.v from it.x, it.y and it.z (not modified)."""
+    n_in = pattern.n_in
+    it.Hx[:] = 0.0
+    add_transposed_product(pattern.Hp, pattern.Hi, problem.H, it.x, it.Hx)
+    for i in range(pattern.n_eq):
+        it.e[i] = -problem.b[i]
+    add_product(pattern.Ap, pattern.Ai, problem.A, it.x, it.e)
+    for i in range(n_in):
+        it.v[i] = 0.0
+    add_product(pattern.Cp, pattern.Ci, problem.C, it.x, it.v)
+    for j in range(pattern.n):
+        it.v[n_in + j] = it.x[j]
+    update_dual(pattern, problem, it)
+
+
+@kernel
+def update_dual(pattern, problem, it):
+    """Recompute it.dual from it.Hx, it.y and it.z (not modified)."""
+    n_in = pattern.n_in
+    for j in range(pattern.n):
+        it.dual[j] = it.Hx[j] + problem.g[j] + it.z[n_in + j]
+    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, it.y, it.dual)
+    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, it.z, it.dual)
+
+
+@kernel
+def side_of(z, lo, hi):
+    """The side that a multiplier holds on to; 0 for a multiplier without one (z is then 0)."""
+    if z > 0.0 and hi < np.inf:
+        return hi
+    if z < 0.0 and lo > -np.inf:
+        return lo
+    return 0.0
+
+
+@kernel
+def measure(pattern, problem, it, res):
+    """Residuals of an iterate whose products are up to date (nothing else is modified).
+
+    res (3): overwritten by the primal residual, the dual residual and |gap|.
+    """
+    primal = 0.0
+    gap = 0.0
+    dual = 0.0
+    for j in range(pattern.n):
+        dual = max(dual, abs(it.dual[j]) * problem.unit_d[j])
+        gap += it.x[j] * it.dual[j]
+    for i in range(pattern.n_eq):
+        primal = max(primal, abs(it.e[i]) * problem.unit_e[i])
+        gap -= it.y[i] * it.e[i]
+    for i in range(pattern.n_in + pattern.n):
+        v = it.v[i]
+        primal = max(primal, max(v - problem.hi[i], problem.lo[i] - v) * problem.unit[i])
+        z = it.z[i]
+        if z != 0.0:
+            gap -= z * (v - side_of(z, problem.lo[i], problem.hi[i]))
+    res[0] = primal
+    res[1] = dual
+    res[2] = abs(gap) / problem.cost[0]
+
+
+@kernel
+def set_tolerances(pattern, problem, it, eps_abs, eps_rel, tol):
+    """tol (3) = eps_abs + eps_rel * (size of the terms of each residual); as in ProxQP."""
+    tol[:] = eps_abs
+    if eps_rel == 0.0:
+        return
+    primal = 0.0
+    for i in range(pattern.n_eq):
+        b = problem.b[i]
+        primal = max(primal, max(abs(b), abs(it.e[i] + b)) * problem.unit_e[i])
+    gap = 0.0
+    for i in range(pattern.n_in + pattern.n):
+        side = side_of(it.z[i], problem.lo[i], problem.hi[i])
+        primal = max(primal, max(abs(side), abs(it.v[i])) * problem.unit[i])
+        gap += abs(side * it.z[i])
+    dual = 0.0
+    for j in range(pattern.n):
+        terms = max(abs(it.Hx[j]), abs(problem.g[j]))
+        terms = max(terms, abs(it.Hx[j] + problem.g[j] - it.dual[j]))
+        dual = max(dual, terms * problem.unit_d[j])
+        gap += abs(it.x[j] * (it.Hx[j] + problem.g[j]))
+    tol[0] += eps_rel * primal
+    tol[1] += eps_rel * dual
+    tol[2] += eps_rel * gap / problem.cost[0]
+
+
+@kernel
+def within(res, tol):
+    """Whether all residuals are within their tolerances (False where one is NaN)."""
+    return res[0] <= tol[0] and res[1] <= tol[1] and res[2] <= tol[2]
+
+
+@exact
+def exact_residuals(pattern, H, g, A, b, C, l, u, lb, ub, x, y, z, z_box, s_e, s_i, s_box, res):
+    """Residuals of an unscaled point from the unscaled data, with compensated sums.
+
+    s_e, s_i, s_box: shifts of the constraints (zeros for the QP as given). Every argument but
+    res (3) is not modified: primal residual, dual residual, duality gap (with its sign).
+    """
+    n = pattern.n
+    total = np.zeros(n)
+    error = np.zeros(n)
+    for j in range(n):
+        total[j] = g[j]
+        add_compensated(z_box[j], total, error, j)
+    add_transposed_product_compensated(pattern.Hp, pattern.Hi, H, x, total, error)
+    add_transposed_product_compensated(pattern.Ap, pattern.Ai, A, y, total, error)
+    add_transposed_product_compensated(pattern.Cp, pattern.Ci, C, z, total, error)
+    e = np.zeros(pattern.n_eq)
+    e_error = np.zeros(pattern.n_eq)
+    for i in range(pattern.n_eq):
+        e[i] = -b[i]
+        add_compensated(-s_e[i], e, e_error, i)
+    add_product_compensated(pattern.Ap, pattern.Ai, A, x, e, e_error)
+    v = np.zeros(pattern.n_in)
+    v_error = np.zeros(pattern.n_in)
+    for i in range(pattern.n_in):
+        v[i] = -s_i[i]
+    add_product_compensated(pattern.Cp, pattern.Ci, C, x, v, v_error)
+
+    gap = np.zeros(1)
+    gap_error = np.zeros(1)
+    primal = 0.0
+    dual = 0.0
+    for j in range(n):
+        r = total[j] + error[j]
+        dual = max(dual, abs(r))
+        _add_product(x[j], r, gap, gap_error)
+        value = x[j] - s_box[j]
+        primal = max(primal, max(value - ub[j], lb[j] - value))
+        if z_box[j] != 0.0:
+            side = ub[j] if z_box[j] > 0.0 else lb[j]
+            _add_product(-z_box[j], value - side, gap, gap_error)
+    for i in range(pattern.n_eq):
+        r = e[i] + e_error[i]
+        primal = max(primal, abs(r))
+        _add_product(-y[i], r, gap, gap_error)
+    for i in range(pattern.n_in):
+        above = (v[i] - u[i]) + v_error[i]
+        below = (l[i] - v[i]) - v_error[i]
+        primal = max(primal, max(above, below))
+        if z[i] > 0.0:
+            _add_product(-z[i], above, gap, gap_error)
+        elif z[i] < 0.0:
+            _add_product(z[i], below, gap, gap_error)
+    res[0] = primal
+    res[1] = dual
+    res[2] = gap[0] + gap_error[0]
+
+
+@exact
+def _add_product(a, b, total, error):
+    value, low = two_product(a, b)
+    add_compensated(value, total, error, 0)
+    error[0] += low
+
+
+@entry
+def batch_residuals(pattern, data, x, y, z, z_box, s_e, s_i, s_box, res):
+    """`exact_residuals` of every sample. data: `Data` (not modified). res (batch, 3)."""
+    for k in range(len(x)):
+        exact_residuals(
+            pattern,
+            sample(data.H, k),
+            sample(data.g, k),
+            sample(data.A, k),
+            sample(data.b, k),
+            sample(data.C, k),
+            sample(data.l, k),
+            sample(data.u, k),
+            sample(data.lb, k),
+            sample(data.ub, k),
+            x[k],
+            y[k],
+            z[k],
+            z_box[k],
+            s_e[k],
+            s_i[k],
+            s_box[k],
+            res[k],
+        )

@@ -1,0 +1,269 @@
+"""The arrays a solve works on: the scaled problem, the iterate, the KKT system, workspaces.
+
+Inequality rows and bounds obey the same rules, so they are stacked: the m = n_in + n values
+v = (Cx, x) with sides lo <= v <= hi and multipliers z = (z, z_box). Only the linear algebra tells
+them apart.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nbqp.kernels.dense import copy
+from nbqp.kernels.jit import kernel
+from nbqp.kernels.struct import struct
+from nbqp.kernels.structure import Floats, Ints
+from nbqp.kernels.symbolic import PANEL
+
+
+@struct
+class Problem:
+    """A QP in scaled units (see `scaling`): x = D x_scaled, and so on.
+
+    `unit_*` turn scaled residuals into the user's: equality rows, stacked rows, stationarity.
+    `cost[0]` is the factor on the objective.
+    """
+
+    H: Floats
+    g: Floats
+    A: Floats
+    b: Floats
+    C: Floats
+    lo: Floats
+    hi: Floats
+    D: Floats
+    E: Floats
+    F: Floats
+    unit_e: Floats
+    unit: Floats
+    unit_d: Floats
+    cost: Floats
+
+
+@struct
+class Iterate:
+    """A primal-dual point: x (n), y (n_eq), z (m), with the products that residuals need."""
+
+    x: Floats
+    y: Floats
+    z: Floats
+    Hx: Floats  # H x (n)
+    dual: Floats  # H x + g + A'y + M'z (n)
+    e: Floats  # A x - b (n_eq)
+    v: Floats  # M x = (C x, x) (m)
+
+
+@struct
+class System:
+    """The regularised KKT system, its factor, and the workspaces of its solution.
+
+    [ H + rho   A'     M' ] [dx]   [r1]
+    [ A       -mu_e       ] [dy] = [r2]        M = [C; I], rows with w = inf decoupled (dz = 0)
+    [ M              -w   ] [dz]   [r3]
+    """
+
+    L: Floats
+    pivots: Floats
+    expected: Floats
+    r1: Floats
+    r2: Floats
+    r3: Floats
+    dx: Floats
+    dy: Floats
+    dz: Floats
+    rho: Floats  # (1,)
+    mu_e: Floats  # (n_eq,)
+    w: Floats  # (m,)
+    e1: Floats
+    e2: Floats
+    e3: Floats
+    permuted: Floats
+    below: Floats
+    product: Floats
+    local: Ints
+    counts: Ints  # factorisations, triangular solves, replaced pivots
+
+
+class Options(NamedTuple):
+    """Scalars that steer a solve; see `nbqp.Settings`."""
+
+    eps_abs: float
+    eps_rel: float
+    check_duality_gap: bool
+    max_iter: int
+    eps_primal_inf: float
+    eps_dual_inf: float
+    method: int
+
+
+class Limits(NamedTuple):
+    """Counters and stops that the phases share; each an array of one."""
+
+    steps: Ints  # factorisations of Newton steps so far
+    max_steps: Ints
+    outer: Ints  # outer (proximal) steps so far
+    abort: Ints  # set from outside: 0 run on, otherwise stop
+
+
+@struct
+class Work:
+    """Further workspaces of the semismooth and the smoothed phase."""
+
+    mu: Floats  # (m,) penalty of each stacked row
+    active: Ints  # (m,) +1, -1, 0
+    next: Ints  # (m,)
+    trial: Floats  # (m,)
+    violation: Floats  # (n_eq + m,)
+    y_ref: Floats  # (n_eq,)
+    z_ref: Floats  # (m,)
+    res: Floats  # (3,) primal, dual, gap
+    best_res: Floats  # (3,)
+    best_score: Floats  # (1,)
+    tol: Floats  # (3,)
+
+
+@struct
+class Barrier:
+    """Slacks and multipliers of both sides of each stacked row (m), and their Newton steps."""
+
+    s_lo: Floats
+    z_lo: Floats
+    s_hi: Floats
+    z_hi: Floats
+    ds_lo: Floats
+    dz_lo: Floats
+    ds_hi: Floats
+    dz_hi: Floats
+    W_lo: Floats
+    W_hi: Floats
+    q_lo: Floats
+    q_hi: Floats
+    c_lo: Floats
+    c_hi: Floats
+
+
+@kernel
+def new_problem(pattern):
+    """Uninitialised `Problem` of a pattern's sizes."""
+    n = pattern.n
+    m = pattern.n_in + n
+    return Problem(
+        np.empty(len(pattern.Hi)),
+        np.empty(n),
+        np.empty(len(pattern.Ai)),
+        np.empty(pattern.n_eq),
+        np.empty(len(pattern.Ci)),
+        np.empty(m),
+        np.empty(m),
+        np.empty(n),
+        np.empty(pattern.n_eq),
+        np.empty(pattern.n_in),
+        np.empty(pattern.n_eq),
+        np.empty(m),
+        np.empty(n),
+        np.empty(1),
+    )
+
+
+@kernel
+def new_iterate(pattern):
+    """`Iterate` of zeros."""
+    n = pattern.n
+    m = pattern.n_in + n
+    return Iterate(
+        np.zeros(n),
+        np.zeros(pattern.n_eq),
+        np.zeros(m),
+        np.zeros(n),
+        np.zeros(n),
+        np.zeros(pattern.n_eq),
+        np.zeros(m),
+    )
+
+
+@kernel
+def new_system(pattern, factor):
+    """`System` of a pattern's sizes, with the expected signs of its pivots."""
+    n = pattern.n
+    n_eq = pattern.n_eq
+    m = pattern.n_in + n
+    N = n + n_eq + pattern.n_in
+    expected = np.empty(N)
+    for k in range(N):
+        expected[k] = 1.0 if factor.perm[k] < n else -1.0
+    return System(
+        np.zeros(factor.val_ptr[len(factor.val_ptr) - 1]),
+        np.zeros(N),
+        expected,
+        np.zeros(n),
+        np.zeros(n_eq),
+        np.zeros(m),
+        np.zeros(n),
+        np.zeros(n_eq),
+        np.zeros(m),
+        np.zeros(1),
+        np.zeros(n_eq),
+        np.zeros(m),
+        np.zeros(n),
+        np.zeros(n_eq),
+        np.zeros(m),
+        np.zeros(N),
+        np.zeros(N),
+        np.zeros(N * PANEL),
+        np.zeros(N, dtype=np.int64),
+        np.zeros(3, dtype=np.int64),
+    )
+
+
+@kernel
+def new_work(pattern):
+    """`Work` of a pattern's sizes."""
+    m = pattern.n_in + pattern.n
+    return Work(
+        np.zeros(m),
+        np.zeros(m, dtype=np.int64),
+        np.zeros(m, dtype=np.int64),
+        np.zeros(m),
+        np.zeros(pattern.n_eq + m),
+        np.zeros(pattern.n_eq),
+        np.zeros(m),
+        np.zeros(3),
+        np.zeros(3),
+        np.zeros(1),
+        np.zeros(3),
+    )
+
+
+@kernel
+def new_barrier(m):
+    """`Barrier` of m rows."""
+    return Barrier(
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+        np.zeros(m),
+    )
+
+
+@kernel
+def copy_point(source, target):
+    """Copy x, y, z and their products from one `Iterate` to another."""
+    copy(source.x, target.x)
+    copy(source.y, target.y)
+    copy(source.z, target.z)
+    copy(source.Hx, target.Hx)
+    copy(source.dual, target.dual)
+    copy(source.e, target.e)
+    copy(source.v, target.v)

@@ -1,0 +1,127 @@
+"""The named tuples that kernels pass around: arrays and integers, nothing else.
+
+Named tuples rather than jitclasses: those miss the on-disk cache in every new process.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nbqp.kernels.jit import kernel
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class Pattern(NamedTuple):
+    """Sizes of a QP and the patterns of its matrices, by columns (CSC).
+
+    H is stored whole (both triangles). Row indices ascend within each column.
+    """
+
+    n: int
+    n_eq: int
+    n_in: int
+    Hp: Ints
+    Hi: Ints
+    Ap: Ints
+    Ai: Ints
+    Cp: Ints
+    Ci: Ints
+
+
+class Data(NamedTuple):
+    """The values of one or many QPs of a pattern, in the user's units.
+
+    Each is two-dimensional; its first axis is the batch, or 1 for a datum that all share.
+    Absent bounds are +-inf.
+    """
+
+    H: Floats
+    g: Floats
+    A: Floats
+    b: Floats
+    C: Floats
+    l: Floats
+    u: Floats
+    lb: Floats
+    ub: Floats
+
+
+class Scaling(NamedTuple):
+    """D, E, F of `scaling`, each (1, size), or (0, size) to find them for every sample."""
+
+    D: Floats
+    E: Floats
+    F: Floats
+
+
+class WarmStart(NamedTuple):
+    """Starting points x, y, z, z_box, each (batch or 1, size), or (0, size) for none."""
+
+    x: Floats
+    y: Floats
+    z: Floats
+    z_box: Floats
+
+
+class Output(NamedTuple):
+    """What a range of solves writes, a row a sample."""
+
+    x: Floats
+    y: Floats
+    z: Floats
+    z_box: Floats
+    status: Ints
+    residuals: Floats  # (batch, 3): primal, dual, gap
+    iter: Ints
+    iter_ext: Ints
+    factorizations: Ints
+    solves: Ints
+    certificate_x: Floats
+    certificate_y: Floats
+    certificate_z: Floats
+    certificate_z_box: Floats
+
+
+class Factor(NamedTuple):
+    """The symbolic LDL' factorisation of a symmetric N x N matrix, as a sequence of panels.
+
+    Panel J holds the columns `first[J] : first[J+1]` of L; all of them have the rows
+    `rows[row_ptr[J] : row_ptr[J+1]]`, of which the first ones are the columns themselves. Its
+    values are dense, by columns, from `val_ptr[J]` on. Panel J is updated by the panels
+    `update_panel[e]`, e in `update_ptr[J] : update_ptr[J+1]`; their rows
+    `update_first[e] : update_last[e]` are columns of J.
+    """
+
+    perm: Ints  # perm[k] = original index of the k-th pivot
+    position: Ints  # inverse of perm
+    first: Ints
+    row_ptr: Ints
+    rows: Ints
+    val_ptr: Ints
+    update_ptr: Ints
+    update_panel: Ints
+    update_first: Ints
+    update_last: Ints
+
+
+class Entries(NamedTuple):
+    """Where the entries of the KKT matrix stand among the values of its factor.
+
+    -1 for an entry of H below its diagonal, whose mirror image is stored.
+    """
+
+    H: Ints
+    A: Ints
+    C: Ints
+    diagonal: Ints  # by original index: n variables, n_eq equalities, n_in inequalities
+
+
+@kernel
+def sample(values, k):
+    """Row k of a datum, or the only row of a shared one."""
+    return values[k if len(values) > 1 else 0]

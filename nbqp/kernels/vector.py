@@ -1,0 +1,137 @@
+"""Eight doubles as one value: the arithmetic of the inner loops of the factorisation.
+
+Numba's SLP vectoriser is off and LLVM's loop vectoriser gives up on a register tile with several
+columns (it cannot prove that they do not overlap). These intrinsics write the vector code
+directly: `<8 x double>` is one AVX-512 register, two AVX2 registers, or four NEON registers.
+Under NUMBA_DISABLE_JIT, where intrinsics cannot run, the plain-Python twins below take over.
+
+==================  =============================================================
+load(a, i)          a[i : i+8]
+load_head(a, i, m)  a[i : i+m] followed by 8-m zeros; a[i+m:] is not touched
+store(a, i, v)      a[i : i+8] = v
+store_head(a,i,v,m) a[i : i+m] = v[:m]; a[i+m:] is not touched
+negative_fma(a,s,c) c - a * s for a vector a, a scalar s and a vector c
+==================  =============================================================
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, models, register_model
+
+WIDTH = 8
+
+if numba.config.DISABLE_JIT:
+
+    def load(a, i):
+        return a[i : i + WIDTH].copy()
+
+    def load_head(a, i, m):
+        v = np.zeros(WIDTH)
+        v[:m] = a[i : i + m]
+        return v
+
+    def store(a, i, v):
+        a[i : i + WIDTH] = v
+
+    def store_head(a, i, v, m):
+        a[i : i + m] = v[:m]
+
+    def negative_fma(a, s, c):
+        return c - a * s
+
+else:
+
+    class _Vector(types.Type):
+        def __init__(self):
+            super().__init__(name=f"float64x{WIDTH}")
+
+    VECTOR = _Vector()
+    _DOUBLE = ir.DoubleType()
+    _IR_VECTOR = ir.VectorType(_DOUBLE, WIDTH)
+    _IR_MASK = ir.VectorType(ir.IntType(1), WIDTH)
+    _IR_INDEX = ir.VectorType(ir.IntType(64), WIDTH)
+
+    @register_model(_Vector)
+    class _VectorModel(models.PrimitiveModel):
+        def __init__(self, dmm, fe_type):
+            super().__init__(dmm, fe_type, _IR_VECTOR)
+
+    def _pointer(context, builder, array_type, array, index):
+        data = context.make_array(array_type)(context, builder, array).data
+        return builder.bitcast(builder.gep(data, [index]), _IR_VECTOR.as_pointer())
+
+    def _splat(builder, value, vector_type):
+        first = builder.insert_element(
+            ir.Constant(vector_type, ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
+        )
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
+        return builder.shuffle_vector(first, ir.Constant(vector_type, ir.Undefined), lanes)
+
+    def _head_mask(builder, m):
+        lanes = ir.Constant(_IR_INDEX, list(range(WIDTH)))
+        return builder.icmp_signed("<", lanes, _splat(builder, m, _IR_INDEX))
+
+    def _masked(builder, name, return_type, argument_types):
+        return builder.module.declare_intrinsic(name, fnty=ir.FunctionType(return_type, argument_types))
+
+    @intrinsic
+    def load(typingctx, a, i):
+        def codegen(context, builder, signature, args):
+            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+            return builder.load(pointer, align=8)
+
+        return VECTOR(a, types.int64), codegen
+
+    @intrinsic
+    def store(typingctx, a, i, v):
+        def codegen(context, builder, signature, args):
+            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+            builder.store(args[2], pointer, align=8)
+
+        return types.void(a, types.int64, VECTOR), codegen
+
+    @intrinsic
+    def load_head(typingctx, a, i, m):
+        def codegen(context, builder, signature, args):
+            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+            function = _masked(
+                builder,
+                f"llvm.masked.load.v{WIDTH}f64.p0",
+                _IR_VECTOR,
+                [pointer.type, ir.IntType(32), _IR_MASK, _IR_VECTOR],
+            )
+            zero = ir.Constant(_IR_VECTOR, [0.0] * WIDTH)
+            mask = _head_mask(builder, args[2])
+            return builder.call(function, [pointer, ir.Constant(ir.IntType(32), 8), mask, zero])
+
+        return VECTOR(a, types.int64, types.int64), codegen
+
+    @intrinsic
+    def store_head(typingctx, a, i, v, m):
+        def codegen(context, builder, signature, args):
+            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+            function = _masked(
+                builder,
+                f"llvm.masked.store.v{WIDTH}f64.p0",
+                ir.VoidType(),
+                [_IR_VECTOR, pointer.type, ir.IntType(32), _IR_MASK],
+            )
+            mask = _head_mask(builder, args[3])
+            builder.call(function, [args[2], pointer, ir.Constant(ir.IntType(32), 8), mask])
+
+        return types.void(a, types.int64, VECTOR, types.int64), codegen
+
+    @intrinsic
+    def negative_fma(typingctx, a, s, c):
+        def codegen(context, builder, signature, args):
+            function = builder.module.declare_intrinsic(
+                f"llvm.fmuladd.v{WIDTH}f64", fnty=ir.FunctionType(_IR_VECTOR, [_IR_VECTOR] * 3)
+            )
+            scale = _splat(builder, builder.fneg(args[1]), _IR_VECTOR)
+            return builder.call(function, [args[0], scale, args[2]])
+
+        return VECTOR(VECTOR, types.float64, VECTOR), codegen

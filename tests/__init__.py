@@ -1,0 +1,1 @@
+"""Tests of nbqp, the layer and the examples."""

@@ -1,0 +1,484 @@
+"""Dense, slow and independent answers in plain NumPy and SciPy, to which nbqp is compared.
+
+Nothing here imports nbqp. The problem is
+
+    min 1/2 x'Hx + g'x   s.t.   Ax - s_e = b,   l <= Cx - s_i <= u,   lb <= x - s_box <= ub
+
+with s = 0, or, where no feasible point exists, the s of least l2 norm for which one does. Signs:
+``Hx + g + A'y + C'z + z_box = 0``; z > 0 belongs to an upper side, z < 0 to a lower one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+INFINITY = 1e18
+"""A bound of this magnitude or more is infinite."""
+
+
+# ---------------------------------------------------------------- problem, point, residuals
+@dataclass(frozen=True)
+class Data:
+    """The nine data of a QP, dense; None is absent."""
+
+    H: Array | None = None
+    g: Array | None = None
+    A: Array | None = None
+    b: Array | None = None
+    C: Array | None = None
+    l: Array | float | None = None
+    u: Array | float | None = None
+    lb: Array | float | None = None
+    ub: Array | float | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of variables, from the first datum that tells."""
+        for value, axis in ((self.g, 0), (self.H, 0), (self.A, 1), (self.C, 1)):
+            if value is not None:
+                return int(np.shape(value)[axis])
+        return int(max(np.size(v) for v in (self.lb, self.ub) if v is not None))
+
+    def full(self) -> Data:
+        """All nine data as arrays; absent or huge bounds become infinite."""
+        n = self.n
+        A = np.zeros((0, n)) if self.A is None else np.asarray(self.A, float)
+        C = np.zeros((0, n)) if self.C is None else np.asarray(self.C, float)
+        return Data(
+            np.zeros((n, n)) if self.H is None else np.asarray(self.H, float),
+            np.zeros(n) if self.g is None else np.asarray(self.g, float),
+            A,
+            np.zeros(len(A)) if self.b is None else np.asarray(self.b, float),
+            C,
+            _side(self.l, len(C), -np.inf),
+            _side(self.u, len(C), np.inf),
+            _side(self.lb, n, -np.inf),
+            _side(self.ub, n, np.inf),
+        )
+
+    def args(self, sparse: bool = False) -> dict[str, Any]:
+        """Arguments for ``nbqp.solve_qp``; H, A, C as ``scipy.sparse.csc_array`` if sparse."""
+        out: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        if sparse:
+            for name in ("H", "A", "C"):
+                out[name] = None if out[name] is None else sp.csc_array(out[name])
+        return out
+
+
+def _side(value: Array | float | None, size: int, default: float) -> Array:
+    out = np.array(np.broadcast_to(default if value is None else value, (size,)), float)
+    out[out >= INFINITY] = np.inf
+    out[out <= -INFINITY] = -np.inf
+    return out
+
+
+class PointLike(Protocol):
+    """What the oracles read of a solution; ``nbqp.Solution`` and `Point` both fit."""
+
+    @property
+    def x(self) -> Any: ...
+    @property
+    def y(self) -> Any: ...
+    @property
+    def z(self) -> Any: ...
+    @property
+    def z_box(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Point:
+    """A primal-dual point; shifts of None are zero."""
+
+    x: Array
+    y: Array
+    z: Array
+    z_box: Array
+    s_e: Array | None = None
+    s_i: Array | None = None
+    s_box: Array | None = None
+    objective: float = np.nan
+
+
+def objective(data: Data, x: Array) -> float:
+    """Value of 1/2 x'Hx + g'x."""
+    d = data.full()
+    return float(0.5 * x @ (d.H @ x) + d.g @ x)
+
+
+class Residuals(NamedTuple):
+    """Inf-norms of the primal and dual residuals and the absolute duality gap."""
+
+    primal: float
+    dual: float
+    gap: float
+
+
+def residuals(
+    data: Data,
+    x: Array,
+    y: Array,
+    z: Array,
+    z_box: Array,
+    s_e: Array | None = None,
+    s_i: Array | None = None,
+    s_box: Array | None = None,
+) -> Residuals:
+    """Evaluate the optimality conditions naively, on the data as given.
+
+    Infinite sides are masked, never multiplied; a multiplier on an infinite side therefore does
+    not show in the gap: see `wrong_side`.
+    """
+    d = data.full()
+    point = Point(x, y, z, z_box, s_e, s_i, s_box)
+    st = stack_rows(d, point)
+    value = st.M @ x - st.s
+    low, upp = np.isfinite(st.lower), np.isfinite(st.upper)
+    violation = np.concatenate([[0.0], (st.lower - value)[low], (value - st.upper)[upp]])
+    dual = d.H @ x + d.g + st.M.T @ st.lam
+    bound = np.where(st.lam > 0, st.upper, st.lower)
+    used = (st.lam != 0) & np.isfinite(bound)
+    gap = x @ (d.H @ x) + d.g @ x + st.lam[used] @ (bound[used] + st.s[used])
+    return Residuals(float(violation.max()), _norm(dual), abs(float(gap)))
+
+
+def wrong_side(data: Data, z: Array, z_box: Array) -> float:
+    """Largest multiplier on an infinite side; must be exactly 0."""
+    d = data.full()
+    lam = np.concatenate([z, z_box])
+    lower, upper = np.concatenate([d.l, d.lb]), np.concatenate([d.u, d.ub])
+    return _norm(lam[((lam > 0) & np.isinf(upper)) | ((lam < 0) & np.isinf(lower))])
+
+
+def kkt_error(data: Data, point: PointLike) -> float:
+    """Largest of the three residuals and of `wrong_side`."""
+    args = [getattr(point, f.name, None) for f in fields(Point)[:7]]
+    return max(*residuals(data, *args), wrong_side(data, point.z, point.z_box))
+
+
+def _norm(v: Array) -> float:
+    return float(np.abs(v).max(initial=0.0))
+
+
+class Rows(NamedTuple):
+    """All rows (equalities, inequalities, bounds) of M = (A; C; I) with their data."""
+
+    M: Array
+    lower: Array
+    upper: Array
+    lam: Array
+    s: Array
+    equal: Mask
+    """Rows of A, and two-sided rows or bounds whose sides coincide."""
+    present: Mask
+    """Rows with a finite side; the others do not exist."""
+
+    def split(self, v: Array, d: Data) -> tuple[Array, Array, Array]:
+        ne, ni = len(d.b), len(d.l)
+        return v[:ne], v[ne : ne + ni], v[ne + ni :]
+
+
+def stack_rows(d: Data, point: PointLike | None = None) -> Rows:
+    M = np.vstack([d.A, d.C, np.eye(d.n)])
+    lower, upper = np.concatenate([d.b, d.l, d.lb]), np.concatenate([d.b, d.u, d.ub])
+    sizes = (len(d.b), len(d.l), d.n)
+
+    def cat(*names: str) -> Array:
+        parts = [getattr(point, k, None) for k in names]
+        parts = [np.zeros(m) if p is None else p for p, m in zip(parts, sizes, strict=True)]
+        return np.concatenate(parts).astype(float)
+
+    present = np.isfinite(lower) | np.isfinite(upper)
+    lam, s = cat("y", "z", "z_box"), cat("s_e", "s_i", "s_box")
+    return Rows(M, lower, upper, lam, s, lower == upper, present)
+
+
+# ---------------------------------------------------------------- derivatives
+class _Jacobian(NamedTuple):
+    """dG/dv at a solution, with what is needed to read its columns and rows."""
+
+    J: Array
+    M: Array
+    lam: Array
+    s: Array
+    E: NDArray[np.intp]
+    I: NDArray[np.intp]
+    side: Array
+    viol: Array
+
+
+def _jacobian(d: Data, point: PointLike, tol: float) -> _Jacobian:
+    """Jacobian of G with respect to v = (x, lam_E, lam_I, s_E, t_I); see `adjoint_oracle`."""
+    st = stack_rows(d, point)
+    E = np.flatnonzero(st.equal)
+    I = np.flatnonzero(~st.equal & st.present)
+    M, lam = st.M, st.lam
+    value = M @ point.x
+    upper_score = lam + (value - st.upper)
+    lower_score = -lam + (st.lower - value)
+    side = np.where(st.equal | (upper_score >= lower_score), 1.0, -1.0)
+    t = value - np.where(side > 0, st.upper, st.lower)  # signed: Cx - active bound
+    viol = (side * t > tol)[I]
+    Pi_1 = (np.minimum(side * t, 0) + side * lam >= -tol)[I] | viol
+    given = all(getattr(point, k, None) is not None for k in ("s_e", "s_i", "s_box"))
+    s = np.where(st.equal, 1.0, 0.0)
+    s[I] = viol
+    s *= st.s if given else np.where(s > 0, t, 0.0)
+
+    n, e, i = d.n, len(E), len(I)
+    ME, MI = M[E], M[I]
+    P1, P12, V = np.diag(1.0 * Pi_1), np.diag(1.0 * (Pi_1 & ~viol)), np.diag(1.0 * viol)
+    O = np.zeros
+    J = np.block(
+        [
+            [d.H, ME.T, MI.T, O((n, e)), O((n, i))],
+            [ME, O((e, e)), O((e, i)), -np.eye(e), O((e, i))],
+            [MI, O((i, e)), O((i, i)), O((i, e)), -np.eye(i)],
+            [O((i, n)), O((i, e)), P1 - np.eye(i), O((i, e)), P12],
+            [O((n, n)), O((n, e)), O((n, i)), ME.T, MI.T @ V],
+        ]
+    )
+    return _Jacobian(J, M, lam, s, E, I, side, 1.0 * viol)
+
+
+def _cat(d: Data, values: Mapping[str, Any], names: Sequence[str]) -> Array:
+    sizes = (len(d.b), len(d.l), d.n)
+    return np.concatenate(
+        [np.broadcast_to(values.get(k, 0.0), (m,)) for k, m in zip(names, sizes, strict=True)]
+    )
+
+
+def adjoint_oracle(
+    data: Data,
+    point: PointLike,
+    cotangents: Mapping[str, Array],
+    tol: float = 1e-7,
+    rcond: float = 1e-10,
+) -> dict[str, Array]:
+    r"""Gradients of a loss by the least-norm least-squares adjoint of the extended system.
+
+    Stack the rows as M = (A; C; I), drop those without a finite side, and call E the rows whose
+    sides coincide (A; l = u; lb = ub), I the others. On I let t = Mx - (the bound of the side
+    that is active, violated or, failing both, nearest), and let sigma = +1 for an upper and -1
+    for a lower side. Then (x, lam, s, t) solves the closest feasible QP iff G = 0:
+
+        G1 = Hx + g + M_E' lam_E + M_I' lam_I
+        G2 = (M_E x - b - s_E,  M_I x - bound - t)
+        G3 = sigma [ [sigma t]_- + sigma lam_I ]_+ - lam_I
+        G4 = M_E' s_E + M_I' sigma [sigma t]_+ ,          s_I = sigma [sigma t]_+
+
+    The signs drop out of dG/dv, v = (x, lam_E, lam_I, s_E, t), up to the masks
+    Pi_1 = 1{[sigma t]_- + sigma lam >= 0} and Pi_2 = 1{sigma t <= 0}. The least-norm
+    least-squares derivative dv = -J^+ dG/dtheta dtheta has the adjoint b = -(J')^+ dL/dv, that
+    is, row by row of J' b = -dL/dv:
+
+        x:    H b1 + M_E' b2_E + M_I' b2_I           = -dL/dx
+        lam:  M_E b1 = -dL/dlam_E,   M_I b1 - (1 - Pi_1) b3 = -dL/dlam_I
+        s_E:  -b2_E + M_E b4                         = -dL/ds_E
+        t:    -b2_I + Pi_1 Pi_2 b3 + (1 - Pi_2) M_I b4 = -(1 - Pi_2) dL/ds_I
+
+    and dL = b' dG/dtheta dtheta gives
+
+        dL/dg = b1,  dL/dH = 1/2 (b1 x' + x b1'),  dL/dM = lam b1' + b2 x' + s b4',
+        dL/d(bound) = -b2 on its side, half on each side where the sides coincide.
+
+    Weakly active rows (t = 0 = lam) count as active.
+
+    Parameters
+    ----------
+    data, point
+        The unscaled data and their solution.
+    cotangents
+        Any of ``dL_dx, dL_dy, dL_dz, dL_dz_box, dL_ds_e, dL_ds_i, dL_ds_box``.
+    tol
+        Absolute tolerance of the masks.
+
+    Returns
+    -------
+    dict
+        ``dL_dH, dL_dg, dL_dA, dL_db, dL_dC, dL_dl, dL_du, dL_dlb, dL_dub``, dense.
+    """
+    d = data.full()
+    c = _jacobian(d, point, tol)
+    n, e, i = d.n, len(c.E), len(c.I)
+    dlam = _cat(d, cotangents, ("dL_dy", "dL_dz", "dL_dz_box"))
+    ds = _cat(d, cotangents, ("dL_ds_e", "dL_ds_i", "dL_ds_box"))
+    dx = np.broadcast_to(cotangents.get("dL_dx", 0.0), (n,))
+    dv = np.concatenate([dx, dlam[c.E], dlam[c.I], ds[c.E], c.viol * ds[c.I]])
+    sol = np.linalg.lstsq(c.J.T, -dv, rcond=rcond)[0]
+    b1, b4 = sol[:n], sol[-n:]
+    b2 = np.zeros(len(c.M))
+    b2[c.E], b2[c.I] = sol[n : n + e], sol[n + e : n + e + i]
+
+    low, upp = np.zeros(len(c.M)), np.zeros(len(c.M))
+    low[c.E] = upp[c.E] = -0.5 * b2[c.E]
+    low[c.I] = np.where(c.side[c.I] < 0, -b2[c.I], 0.0)
+    upp[c.I] = np.where(c.side[c.I] > 0, -b2[c.I], 0.0)
+    ne, ni = len(d.b), len(d.l)
+    dM = np.outer(c.lam, b1) + np.outer(b2, point.x) + np.outer(c.s, b4)
+    return {
+        "dL_dH": 0.5 * (np.outer(b1, point.x) + np.outer(point.x, b1)),
+        "dL_dg": b1,
+        "dL_dA": dM[:ne],
+        "dL_db": -b2[:ne],
+        "dL_dC": dM[ne : ne + ni],
+        "dL_dl": low[ne : ne + ni],
+        "dL_du": upp[ne : ne + ni],
+        "dL_dlb": low[ne + ni :],
+        "dL_dub": upp[ne + ni :],
+    }
+
+
+def jvp_oracle(
+    data: Data,
+    point: PointLike,
+    tangents: Mapping[str, Array],
+    tol: float = 1e-7,
+    rcond: float = 1e-10,
+) -> dict[str, Array]:
+    """Directional derivative -J^+ dG/dtheta dtheta, J and G as in `adjoint_oracle`.
+
+    Parameters
+    ----------
+    tangents
+        Any of ``dH, dg, dA, db, dC, dl, du, dlb, dub``. Of dH the symmetric part is used; where
+        two sides coincide they move by the mean of their tangents; an infinite side stays.
+
+    Returns
+    -------
+    dict
+        ``dx, dy, dz, dz_box, ds_e, ds_i, ds_box``.
+    """
+    d = data.full()
+    c = _jacobian(d, point, tol)
+    n, e, i = d.n, len(c.E), len(c.I)
+
+    def get(name: str, like: Array) -> Array:
+        return np.broadcast_to(np.asarray(tangents.get(name, 0.0), float), like.shape)
+
+    dH = get("dH", d.H)
+    dM = np.vstack([get("dA", d.A), get("dC", d.C), np.zeros((n, n))])
+    dlow = np.concatenate([get("db", d.b), get("dl", d.l), get("dlb", d.lb)])
+    dupp = np.concatenate([get("db", d.b), get("du", d.u), get("dub", d.ub)])
+    dbound = np.where(c.side > 0, dupp, dlow)
+    dbound[c.E] = 0.5 * (dlow + dupp)[c.E]
+    dG1 = 0.5 * (dH + dH.T) @ point.x + get("dg", d.g) + dM.T @ c.lam
+    dG2 = dM @ point.x - dbound
+    dG = np.concatenate([dG1, dG2[c.E], dG2[c.I], np.zeros(i), dM.T @ c.s])
+    w = -np.linalg.lstsq(c.J, dG, rcond=rcond)[0]
+    lam, s = np.zeros(len(c.M)), np.zeros(len(c.M))
+    lam[c.E], lam[c.I] = w[n : n + e], w[n + e : n + e + i]
+    s[c.E], s[c.I] = w[n + e + i : n + 2 * e + i], c.viol * w[n + 2 * e + i :]
+    ne, ni = len(d.b), len(d.l)
+    return {
+        "dx": w[:n],
+        "dy": lam[:ne],
+        "dz": lam[ne : ne + ni],
+        "dz_box": lam[ne + ni :],
+        "ds_e": s[:ne],
+        "ds_i": s[ne : ne + ni],
+        "ds_box": s[ne + ni :],
+    }
+
+
+def linear_loss(cotangents: Mapping[str, Array]) -> Callable[[PointLike], float]:
+    """Loss whose derivative with respect to the solution is ``cotangents``."""
+
+    def loss(point: PointLike) -> float:
+        total = 0.0
+        for key, value in cotangents.items():
+            part = getattr(point, key.removeprefix("dL_d"), None)
+            total += 0.0 if part is None else float(np.sum(value * part))
+        return total
+
+    return loss
+
+
+def central_differences(
+    solve: Callable[[Data], PointLike],
+    data: Data,
+    loss: Callable[[PointLike], float],
+    name: str | Sequence[str],
+    entries: Iterable[Any],
+    h: float = 1e-3,
+    order: int = 4,
+) -> Array:
+    """Derivatives of a scalar loss of the solution with respect to entries of one datum.
+
+    H is perturbed symmetrically, by h/2 at (i, j) and at (j, i), so that the result is the
+    gradient of the loss as a function of a full matrix whose symmetric part is used. A tuple of
+    names moves several data together: ``("l", "u")`` gives dL_dl + dL_du where l = u.
+
+    Parameters
+    ----------
+    solve
+        Solver under test or reference.
+    entries
+        Indices into the datum.
+    h
+        Absolute step.
+    order
+        2, or 4 (two steps, Richardson).
+    """
+    names = (name,) if isinstance(name, str) else tuple(name)
+    d = data.full()
+
+    def value(index: Any, step: float) -> float:
+        moved: dict[str, Array] = {}
+        for k in names:
+            a = np.array(getattr(d, k))
+            if k == "H":
+                a[index] += 0.5 * step
+                a[index[::-1]] += 0.5 * step
+            else:
+                a[index] += step
+            moved[k] = a
+        return loss(solve(replace(d, **moved)))
+
+    def slope(index: Any, step: float) -> float:
+        return (value(index, step) - value(index, -step)) / (2 * step)
+
+    out = []
+    for index in entries:
+        coarse = slope(index, h)
+        out.append(coarse if order == 2 else (4 * slope(index, h / 2) - coarse) / 3)
+    return np.array(out)
+
+
+# ---------------------------------------------------------------- factorisations
+def dense_ldl(K: Array) -> tuple[Array, Array]:
+    """Unit lower L and d with K = L diag(d) L', without pivoting."""
+    n = len(K)
+    L, d = np.eye(n), np.zeros(n)
+    for j in range(n):
+        d[j] = K[j, j] - (L[j, :j] ** 2) @ d[:j]
+        L[j + 1 :, j] = (K[j + 1 :, j] - L[j + 1 :, :j] @ (d[:j] * L[j, :j])) / d[j]
+    return L, d
+
+
+class Symbolic(NamedTuple):
+    """Strictly lower pattern of L, its elimination tree (-1: root) and its column counts."""
+
+    pattern: Mask
+    etree: NDArray[np.intp]
+    counts: NDArray[np.intp]
+
+
+def symbolic_ldl(pattern: Mask) -> Symbolic:
+    """Pattern of L by boolean elimination on a dense symmetric pattern (either triangle)."""
+    F = np.asarray(pattern, bool)
+    F = F | F.T
+    for j in range(len(F)):
+        below = np.flatnonzero(F[j + 1 :, j]) + j + 1
+        F[np.ix_(below, below)] = True
+    L = np.tril(F, -1)
+    etree = np.where(L.any(axis=0), L.argmax(axis=0), -1)
+    return Symbolic(L, etree, L.sum(axis=0))

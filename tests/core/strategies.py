@@ -1,0 +1,524 @@
+"""QPs built backwards from a chosen solution, feasible and infeasible, and hypothesis on top.
+
+Choose the matrices, the active sides and (x, y, z, z_box); then ``g = -Hx - A'y - C'z - z_box``
+and the bounds follow. Rows M = (A; C; I) are drawn in a well-scaled frame and then scaled by
+row and column factors, in which the planted point is exact again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.core.oracles import Array, Data, Mask, Point, objective, stack_rows
+
+Kind = Literal["strictly_convex", "low_rank", "lp", "lp_nonunique"]
+Contradiction = Literal["equality", "rows", "bounds", "mixed", "overdetermined", "underdetermined"]
+KINDS: tuple[Kind, ...] = ("strictly_convex", "low_rank", "lp", "lp_nonunique")
+CONTRADICTIONS: tuple[Contradiction, ...] = (
+    "equality", "rows", "bounds", "mixed", "overdetermined", "underdetermined",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A QP with a planted solution; ``solution.s_*`` are the planted shifts."""
+
+    name: str
+    data: Data
+    solution: Point
+    sparse: bool = False
+    degenerate: bool = False
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """Arguments for ``nbqp.solve_qp``: NumPy, or csc_array for H, A, C if sparse."""
+        return self.data.args(self.sparse)
+
+    @cached_property
+    def _active(self) -> tuple[Array, Mask]:
+        """Normalised rows that hold at the planted point, and whether strictly."""
+        d = self.data.full()
+        rows = stack_rows(d, self.solution)
+        value = rows.M @ self.solution.x - rows.s
+        tight = np.abs(value - np.where(rows.lam > 0, rows.upper, rows.lower)) < 1e-9
+        tight |= np.abs(value - rows.upper) < 1e-9
+        on = rows.present & tight
+        M = rows.M * _column_scale(rows.M)
+        norm = np.maximum(np.linalg.norm(M, axis=1, keepdims=True), 1e-300)
+        strict = rows.equal | (rows.lam != 0) | (rows.s != 0)
+        return (M / norm)[on], strict[on]
+
+    @property
+    def unique_x(self) -> bool:
+        """Whether H and the strictly active rows determine x."""
+        M, strict = self._active
+        d = self.data.full()
+        scale = _column_scale(np.vstack([d.A, d.C, np.eye(d.n)]))
+        H = d.H * scale * scale[:, None]
+        return _rank(np.vstack([H / max(np.abs(H).max(), 1e-300), M[strict]])) == d.n
+
+    @property
+    def unique_multipliers(self) -> bool:
+        """Whether the active rows are independent."""
+        M, _ = self._active
+        return _rank(M) == len(M)
+
+    @property
+    def regular(self) -> bool:
+        """Whether the solution map is differentiable, strict complementarity included."""
+        _, strict = self._active
+        return bool(strict.all()) and self.unique_x and self.unique_multipliers
+
+
+def _column_scale(M: Array) -> Array:
+    return 1.0 / np.maximum(np.abs(M).max(axis=0, initial=0.0), 1e-300)
+
+
+def _rank(M: Array) -> int:
+    size = np.linalg.svd(M, compute_uv=False) if M.size else np.zeros(0)
+    return int((size > 1e-9 * size.max(initial=0.0)).sum())
+
+
+# ---------------------------------------------------------------- matrices
+def random_rows(rng: np.random.Generator, m: int, n: int, density: float) -> Array:
+    """Normal entries at a density, no row empty, unit norm."""
+    M = rng.standard_normal((m, n)) * (rng.random((m, n)) < density)
+    M[np.arange(m), rng.integers(0, n, m)] += rng.choice([-1.0, 1.0], m)
+    return M / np.maximum(np.linalg.norm(M, axis=1, keepdims=True), 1e-2)
+
+
+def random_psd(
+    rng: np.random.Generator, n: int, density: float, rank: int | None = None
+) -> Array:
+    """Symmetric positive semidefinite matrix of a rank at most, definite when ``rank`` is None."""
+    if rank == 0:
+        return np.zeros((n, n))
+    F = random_rows(rng, n if rank is None else rank, n, density)
+    H = F.T @ F + (0.0 if rank is not None else np.diag(rng.uniform(0.1, 1.0, n)))
+    return 0.5 * (H + H.T)
+
+
+def quasi_definite(
+    rng: np.random.Generator, n: int, m: int, density: float = 0.3
+) -> tuple[Array, NDArray[np.int64]]:
+    """Symmetrically permuted quasi-definite [[P, M'], [M, -D]] and the signs of its pivots."""
+    P, M = random_psd(rng, n, density), random_rows(rng, m, n, density)
+    K = np.block([[P, M.T], [M, -np.diag(rng.uniform(0.01, 1.0, m))]])
+    perm = rng.permutation(n + m)
+    signs = np.repeat(np.array([1, -1]), [n, m])
+    return K[np.ix_(perm, perm)], signs[perm]
+
+
+def _independent(M: Array, order: NDArray[np.intp], count: int, base: Array) -> list[int]:
+    """First ``count`` rows of M in an order that keep a fair distance from each other's span."""
+    Q = np.linalg.qr(base.T)[0].T if len(base) else np.zeros((0, M.shape[1]))
+    Q = np.vstack([Q, np.zeros((max(count, 0), M.shape[1]))])
+    used, chosen = len(base), []
+    for k in order:
+        if len(chosen) >= count:
+            break
+        row = M[k] / np.linalg.norm(M[k])
+        for _ in range(2):
+            row = row - Q[:used].T @ (Q[:used] @ row)
+        if np.linalg.norm(row) > 0.05:
+            Q[used] = row / np.linalg.norm(row)
+            used += 1
+            chosen.append(int(k))
+    return chosen
+
+
+# ---------------------------------------------------------------- feasible problems
+@dataclass
+class _Plan:
+    """Roles of the rows M = (A; C; I), before scaling."""
+
+    M: Array
+    ne: int
+    ni: int
+    equal: Mask
+    side: NDArray[np.int64]
+    """+1 upper, -1 lower side active or violated, 0 inactive."""
+    lam: Array
+    s: Array
+    low: Mask
+    upp: Mask
+    """Which sides are finite."""
+
+    @classmethod
+    def empty(cls, rng: np.random.Generator, A: Array, C: Array, bounds: float) -> _Plan:
+        """All rows inactive; bounds exist with a probability."""
+        n, ne, ni = A.shape[1], len(A), len(C)
+        m = ne + ni + n
+        equal = np.arange(m) < ne
+        kind = rng.choice(4, size=m, p=[0.35, 0.3, 0.3, 0.05])  # both, upper, lower, none
+        exists = np.concatenate([np.ones(ne + ni, bool), rng.random(n) < bounds])
+        low, upp = exists & np.isin(kind, [0, 2]) | equal, exists & np.isin(kind, [0, 1]) | equal
+        lam = np.where(equal, rng.standard_normal(m), 0.0)
+        M = np.vstack([A, C, np.eye(n)])
+        return cls(M, ne, ni, equal, np.zeros(m, int), lam, np.zeros(m), low, upp)
+
+    def activate(self, rng: np.random.Generator, rows: list[int], margin: float) -> None:
+        """Make rows active, sides in turn, with multipliers of at least ``margin``."""
+        for turn, k in enumerate(rows):
+            self.side[k] = 1 if turn % 2 == 0 else -1
+            self.lam[k] = self.side[k] * (margin + rng.exponential())
+            self.upp[k] |= self.side[k] > 0
+            self.low[k] |= self.side[k] < 0
+
+    def fix(self, rng: np.random.Generator, rows: NDArray[np.intp]) -> None:
+        """Let both sides of rows coincide."""
+        self.equal[rows] = self.low[rows] = self.upp[rows] = True
+        self.lam[rows] = rng.standard_normal(len(rows))
+
+    def finish(
+        self, rng: np.random.Generator, H: Array, x: Array, decades: float, margin: float
+    ) -> tuple[Data, Point]:
+        """Scale, and compute g and the sides."""
+        n, ne, ni, m = len(x), self.ne, self.ni, len(self.M)
+        D = 10.0 ** rng.uniform(-decades, decades, n)
+        E = np.concatenate([10.0 ** rng.uniform(-decades, decades, ne + ni), 1.0 / D])
+        M = E[:, None] * self.M * D
+        M[ne + ni :] = np.eye(n)
+        H, x, lam, s = H * D * D[:, None], x / D, self.lam / E, self.s / E
+        g = -(H @ x) - M.T @ lam
+        value = M @ x - s
+        slack = E * (margin + rng.exponential(size=(2, m)))
+        lower = np.where(self.side < 0, value, value - slack[0])
+        upper = np.where(self.side > 0, value, value + slack[1])
+        lower = np.where(self.low, np.where(self.equal, value, lower), -np.inf)
+        upper = np.where(self.upp, np.where(self.equal, value, upper), np.inf)
+        i = slice(ne, ne + ni)
+        has_box = bool(self.low[ne + ni :].any() or self.upp[ne + ni :].any())
+        data = Data(
+            H=H if H.any() else None,
+            g=g,
+            A=M[:ne] if ne else None,
+            b=value[:ne] if ne else None,
+            C=M[i] if ni else None,
+            l=lower[i] if ni else None,
+            u=upper[i] if ni else None,
+            lb=lower[ne + ni :] if has_box else None,
+            ub=upper[ne + ni :] if has_box else None,
+        )
+        parts = [v[k] for v in (lam, s) for k in (slice(ne), i, slice(ne + ni, m))]
+        return data, Point(x, *parts, objective(data, x))
+
+
+def random_qp(
+    rng: np.random.Generator,
+    *,
+    kind: Kind = "strictly_convex",
+    n: int = 8,
+    n_eq: int = 2,
+    n_in: int = 6,
+    density: float = 1.0,
+    bounds: float = 0.7,
+    active: float | None = None,
+    degenerate: bool = False,
+    redundant: int = 0,
+    duplicates: int = 0,
+    equal_rows: int = 0,
+    fixed: int = 0,
+    scaling: float = 0.0,
+    margin: float = 0.1,
+    sparse: bool = False,
+    name: str = "",
+) -> Problem:
+    """Feasible QP with a planted solution.
+
+    Parameters
+    ----------
+    kind
+        ``"strictly_convex"``; ``"low_rank"`` (H of rank n // 2); ``"lp"`` (a unique vertex: rows
+        and bounds are activated until x is determined, so bounds may be added);
+        ``"lp_nonunique"`` (a vertex with zero multipliers, or a face).
+    n, n_eq, n_in
+        Sizes, before redundant and duplicate rows are added.
+    bounds
+        Fraction of the variables that have bounds.
+    active
+        Fraction of the possible independent active rows that are active; None draws it.
+    degenerate
+        Add weakly active rows (t = 0 = z) and dependent active ones (too many for a vertex).
+    redundant, duplicates
+        Equality rows that combine others; inequality rows repeated, the multiplier shared.
+    equal_rows, fixed
+        Number of rows with l = u and of variables with lb = ub.
+    scaling
+        Decades, up and down, of row and column factors.
+    margin
+        Least slack and least multiplier, before scaling.
+    sparse
+        Whether ``Problem.args`` holds csc arrays.
+    """
+    n_eq = min(n_eq, max(n - 1, 0))
+    rank = {"strictly_convex": None, "low_rank": n // 2}.get(kind, 0)
+    H = random_psd(rng, n, density, rank)
+    A = random_rows(rng, n_eq, n, density)
+    A = A[_independent(A, np.arange(n_eq), n_eq, A[:0])]
+    C = random_rows(rng, n_in, n, density)
+    plan = _Plan.empty(rng, A, C, bounds)
+    ne, m = plan.ne, len(plan.M)
+
+    free = np.concatenate([ne + np.arange(n_in), ne + n_in + np.flatnonzero(plan.low[ne + n_in :])])
+    equal_rows, fixed = min(equal_rows, n_in), min(fixed, n)
+    room = n - ne
+    pool = np.concatenate([rng.permutation(n_in)[:equal_rows], n_in + rng.permutation(n)[:fixed]])
+    equal = _independent(plan.M, (ne + pool).astype(int), room, A)
+    plan.fix(rng, np.array(equal, int))
+    room -= len(equal)
+    base = plan.M[plan.equal]
+
+    share = rng.random() if active is None else active
+    order = rng.permutation(np.setdiff1d(free, equal))
+    if kind == "lp":
+        share = 1.0
+        order = np.concatenate([order, ne + n_in + rng.permutation(n)])
+    elif kind == "lp_nonunique":
+        share = min(share, 0.7)
+    rows = _independent(plan.M, order, round(share * room), base)
+    plan.activate(rng, rows, margin)
+    if degenerate:
+        _degenerate(rng, plan, rows, margin)
+    _append(rng, plan, redundant, duplicates)
+    data, point = plan.finish(rng, H, rng.standard_normal(n), scaling, margin)
+    return Problem(name or kind, data, point, sparse, degenerate)
+
+
+def _degenerate(rng: np.random.Generator, plan: _Plan, rows: list[int], margin: float) -> None:
+    """Weaken a third of the active rows, and make further rows hold, some with multipliers."""
+    for k in rows[: len(rows) // 3]:
+        plan.lam[k] = 0.0
+    idle = np.flatnonzero((plan.low | plan.upp) & ~plan.equal & (plan.side == 0))
+    more = rng.permutation(idle)[: 1 + len(idle) // 3]
+    plan.activate(rng, [int(k) for k in more], margin)
+    plan.lam[more[::2]] = 0.0
+
+
+def _append(rng: np.random.Generator, plan: _Plan, redundant: int, duplicates: int) -> None:
+    """Insert combinations of equality rows after A, and repeated inequality rows after C."""
+    ne, ni = plan.ne, plan.ni
+    redundant, duplicates = redundant * (ne > 0), duplicates * (ni > 0)
+    active = ne + np.flatnonzero(plan.side[ne : ne + ni])
+    source = rng.choice(active if len(active) else ne + np.arange(max(ni, 1)), duplicates)
+    mix = rng.standard_normal((redundant, ne)) @ plan.M[:ne]
+    mix /= np.maximum(np.linalg.norm(mix, axis=1, keepdims=True), 1e-2)
+    for k in np.unique(source):
+        copies = 1 + int((source == k).sum())
+        plan.lam[k] /= copies
+    index = np.concatenate(
+        [np.arange(ne), np.zeros(redundant, int), np.arange(ne, ne + ni), source,
+         np.arange(ne + ni, len(plan.M))]
+    ).astype(int)  # fmt: skip
+    for field in ("M", "equal", "side", "lam", "s", "low", "upp"):
+        setattr(plan, field, getattr(plan, field)[index].copy())
+    plan.M[ne : ne + redundant] = mix
+    plan.lam[ne : ne + redundant] = rng.standard_normal(redundant)
+    plan.ne, plan.ni = ne + redundant, ni + duplicates
+
+
+def random_mixture(rng: np.random.Generator, count: int = 1000) -> Iterator[Problem]:
+    """QPs and LPs of varied shape: n to 200, dense and sparse, degenerate and badly scaled too.
+
+    Each problem is drawn from a generator of its own, so that the k-th is the same whatever
+    was done with those before.
+    """
+    for k, child in enumerate(rng.spawn(count)):
+        n = int(round(10 ** child.uniform(0.0, np.log10(200))))
+        sparse = bool(child.random() < 0.5)
+        kind = child.choice(np.array(KINDS), p=[0.4, 0.2, 0.25, 0.15])
+        flags = child.random(8)
+        options: dict[str, Any] = {
+            "kind": str(kind),
+            "n": n,
+            "n_eq": 0 if flags[0] < 0.2 else int(child.integers(0, n // 2 + 1)),
+            "n_in": 0 if flags[1] < 0.15 else int(child.integers(0, 2 * n + 1)),
+            "density": float(child.uniform(0.02, 0.3)) if sparse else 1.0,
+            "bounds": 0.0 if flags[2] < 0.25 else float(child.uniform(0.2, 1.0)),
+            "degenerate": bool(flags[3] < 0.25),
+            "redundant": int(child.integers(1, 4)) if flags[4] < 0.15 else 0,
+            "duplicates": int(child.integers(1, 4)) if flags[5] < 0.15 else 0,
+            "equal_rows": int(child.integers(1, 4)) if flags[6] < 0.15 else 0,
+            "fixed": int(child.integers(1, 4)) if flags[7] < 0.15 else 0,
+            "scaling": float(child.choice([0.0, 0.0, 0.0, 1.0, 2.0])),
+            "sparse": sparse,
+        }
+        yield random_qp(child, name=f"{k}-{kind}-n{n}", **options)
+
+
+# ---------------------------------------------------------------- infeasible problems
+def random_infeasible_qp(
+    rng: np.random.Generator,
+    *,
+    contradiction: Contradiction = "mixed",
+    kind: Kind = "strictly_convex",
+    n: int = 8,
+    n_eq: int = 3,
+    n_in: int = 6,
+    density: float = 1.0,
+    bounds: float = 0.5,
+    scaling: float = 0.0,
+    margin: float = 0.1,
+    sparse: bool = False,
+    name: str = "",
+) -> Problem:
+    """Primal infeasible QP whose closest feasible solution is planted.
+
+    A group of rows V gets shifts s of the right signs, and its last row, in A or in C, is
+    made ``-(sum of the others' s_i M_i) / s_last``, so that ``M_V' s = 0``: the condition for s
+    to be the smallest shift. The multipliers planted prove dual feasibility, so the closest
+    feasible QP has a solution; they are not unique (lam + alpha s), x and s are compared.
+
+    Parameters
+    ----------
+    contradiction
+        ``"equality"`` (rows of A), ``"rows"`` (of C), ``"bounds"`` (bounds against a row of C),
+        ``"mixed"`` (all three), ``"overdetermined"`` (V has rank n: x is determined and
+        differentiable), ``"underdetermined"`` (one parallel pair, few other rows active).
+    kind, n, n_eq, n_in, density, bounds, scaling, margin, sparse
+        As in `random_qp`; n_eq and n_in are raised where the contradiction needs rows. For LPs
+        rows are activated until x is determined, except where underdetermined.
+    """
+    pair = 2 if contradiction == "underdetermined" else int(rng.integers(2, 5))
+    if contradiction == "overdetermined":
+        n_eq, n_in = max(n_eq, n // 2 + 1), max(n_in, n // 2 + 2)
+    n_eq = max(n_eq, {"equality": pair, "mixed": 2, "underdetermined": 2}.get(contradiction, 0))
+    n_in = max(n_in, {"equality": 0, "rows": pair}.get(contradiction, 2))
+    rank = {"strictly_convex": None, "low_rank": n // 2}.get(kind, 0)
+    H = random_psd(rng, n, density, rank)
+    plan = _Plan.empty(
+        rng, random_rows(rng, n_eq, n, density), random_rows(rng, n_in, n, density), bounds
+    )
+    box = plan.ne + plan.ni
+    inner, columns = plan.ne + np.arange(n_in), box + rng.permutation(n)
+    group = {
+        "equality": np.arange(n_eq)[-pair:],
+        "rows": inner[-pair:],
+        "bounds": np.r_[columns[: min(pair, n)], inner[-1:]],
+        "mixed": np.r_[0:2, columns[: min(2, n)], inner[-2:]],
+        "underdetermined": np.arange(2) if rng.random() < 0.5 else inner[-2:],
+    }.get(contradiction, np.r_[0:n_eq, inner[: max(n + 1 - n_eq, 1)]])
+    _contradict(rng, plan, np.asarray(group, int), margin)
+
+    fixed = np.unique(np.r_[np.arange(plan.ne), group]).astype(int)
+    base = plan.M[fixed]
+    base = base[_independent(base, np.arange(len(base)), n, base[:0])]
+    free = np.setdiff1d(np.flatnonzero(plan.low | plan.upp), fixed)
+    order, room = rng.permutation(free), n - len(base)
+    share = rng.random()
+    if contradiction == "underdetermined":
+        share = 0.3 * share
+    elif kind == "lp":
+        share, order = 1.0, np.r_[order, np.setdiff1d(columns, np.r_[fixed, free])]
+    plan.activate(rng, _independent(plan.M, order, round(share * room), base), margin)
+    data, point = plan.finish(rng, H, rng.standard_normal(n), scaling, margin)
+    return Problem(name or f"{contradiction}-{kind}", data, point, sparse)
+
+
+def _contradict(
+    rng: np.random.Generator, plan: _Plan, group: NDArray[np.intp], margin: float
+) -> None:
+    """Plant shifts on a group of rows; its last row must not be a bound."""
+    *rest, last = (int(k) for k in group)
+    sign = rng.choice([-1.0, 1.0], len(group))
+    plan.s[group] = sign * (0.3 + rng.random(len(group)))
+    row = -(plan.s[rest] @ plan.M[rest]) / plan.s[last]
+    size = np.linalg.norm(row)
+    plan.M[last], plan.s[last] = row / size, plan.s[last] * size
+    inequality = group[group >= plan.ne]
+    plan.side[inequality] = np.sign(plan.s[inequality]).astype(int)
+    plan.lam[inequality] = plan.side[inequality] * (margin + rng.exponential(size=len(inequality)))
+    plan.upp[inequality] |= plan.side[inequality] > 0
+    plan.low[inequality] |= plan.side[inequality] < 0
+
+
+def random_infeasible_mixture(rng: np.random.Generator, count: int = 500) -> Iterator[Problem]:
+    """Infeasible QPs and LPs of varied shape: every contradiction, dense, sparse, badly scaled."""
+    for k, child in enumerate(rng.spawn(count)):
+        n = int(round(10 ** child.uniform(np.log10(2), np.log10(60))))
+        sparse = bool(child.random() < 0.5)
+        contradiction = CONTRADICTIONS[k % len(CONTRADICTIONS)]
+        kind = str(child.choice(np.array(KINDS[:3])))
+        yield random_infeasible_qp(
+            child,
+            contradiction=contradiction,
+            kind=kind,  # type: ignore[arg-type]
+            n=n,
+            n_eq=int(child.integers(0, n // 2 + 1)),
+            n_in=int(child.integers(0, n + 1)),
+            density=float(child.uniform(0.1, 0.4)) if sparse else 1.0,
+            bounds=float(child.uniform(0.0, 1.0)),
+            scaling=float(child.choice([0.0, 0.0, 1.0, 2.0])),
+            sparse=sparse,
+            name=f"{k}-{contradiction}-{kind}-n{n}",
+        )
+
+
+# ---------------------------------------------------------------- hypothesis
+seeds = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def qps(
+    draw: st.DrawFn, max_n: int = 12, kinds: tuple[Kind, ...] = KINDS, **options: Any
+) -> Problem:
+    """Small problems of `random_qp`; ``options`` fix what is not to be drawn."""
+    n = draw(st.integers(1, max_n))
+    drawn: dict[str, Any] = {
+        "kind": draw(st.sampled_from(kinds)),
+        "n": n,
+        "n_eq": draw(st.integers(0, n // 2)),
+        "n_in": draw(st.integers(0, 2 * n)),
+        "density": draw(st.sampled_from([1.0, 0.5, 0.2])),
+        "bounds": draw(st.sampled_from([0.0, 0.5, 1.0])),
+        "degenerate": draw(st.booleans()),
+        "redundant": draw(st.integers(0, 2)),
+        "duplicates": draw(st.integers(0, 2)),
+        "equal_rows": draw(st.integers(0, 2)),
+        "fixed": draw(st.integers(0, 2)),
+        "scaling": draw(st.sampled_from([0.0, 1.0, 2.0])),
+        "sparse": draw(st.booleans()),
+    }
+    return random_qp(np.random.default_rng(draw(seeds)), **(drawn | options))
+
+
+def regular_qps(max_n: int = 10, **options: Any) -> st.SearchStrategy[Problem]:
+    """Problems whose solution map is differentiable, well scaled: for finite differences."""
+    fixed = {"degenerate": False, "redundant": 0, "duplicates": 0, "scaling": 0.0}
+    kinds: tuple[Kind, ...] = options.pop("kinds", KINDS[:3])
+    return qps(max_n, kinds, **(fixed | options)).filter(lambda p: p.regular)
+
+
+@st.composite
+def infeasible_qps(draw: st.DrawFn, max_n: int = 10, **options: Any) -> Problem:
+    """Small problems of `random_infeasible_qp`."""
+    n = draw(st.integers(2, max_n))
+    drawn: dict[str, Any] = {
+        "contradiction": draw(st.sampled_from(CONTRADICTIONS)),
+        "kind": draw(st.sampled_from(KINDS[:3])),
+        "n": n,
+        "n_eq": draw(st.integers(0, n // 2)),
+        "n_in": draw(st.integers(0, n)),
+        "density": draw(st.sampled_from([1.0, 0.5])),
+        "bounds": draw(st.sampled_from([0.0, 0.5, 1.0])),
+        "scaling": draw(st.sampled_from([0.0, 1.0])),
+        "sparse": draw(st.booleans()),
+    }
+    return random_infeasible_qp(np.random.default_rng(draw(seeds)), **(drawn | options))
+
+
+@st.composite
+def quasi_definite_matrices(
+    draw: st.DrawFn, max_n: int = 12
+) -> tuple[Array, NDArray[np.int64]]:
+    """Matrices of `quasi_definite` with their pivot signs."""
+    n, m = draw(st.integers(1, max_n)), draw(st.integers(0, max_n))
+    density = draw(st.sampled_from([0.1, 0.3, 1.0]))
+    return quasi_definite(np.random.default_rng(draw(seeds)), n, m, density)
