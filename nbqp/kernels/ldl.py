@@ -115,30 +115,38 @@ def factorise(factor, expected, L, D, local, product):
     L (nnz): K's values where `locate` puts them, zeros elsewhere; overwritten. D (N): overwritten.
     local (N), int64, and product (N * PANEL): workspaces. Returns the number of replaced pivots.
     """
+    first = factor.first
+    row_ptr = factor.row_ptr
+    all_rows = factor.rows
+    val_ptr = factor.val_ptr
+    update_ptr = factor.update_ptr
+    update_panel = factor.update_panel
+    update_first = factor.update_first
+    update_last = factor.update_last
     scaled = np.empty(PANEL * PANEL)
     replaced = 0
-    for J in range(len(factor.first) - 1):
-        j0 = factor.first[J]
-        width = factor.first[J + 1] - j0
-        r0 = factor.row_ptr[J]
-        size = factor.row_ptr[J + 1] - r0
-        base = factor.val_ptr[J]
+    for J in range(len(first) - 1):
+        j0 = first[J]
+        width = first[J + 1] - j0
+        r0 = row_ptr[J]
+        size = row_ptr[J + 1] - r0
+        base = val_ptr[J]
         for i in range(size):
-            local[factor.rows[r0 + i]] = i
-        for e in range(factor.update_ptr[J], factor.update_ptr[J + 1]):
-            K = factor.update_panel[e]
-            p1 = factor.update_first[e]
-            q = factor.update_last[e] - p1
-            s0 = factor.row_ptr[K]
-            ldl = factor.row_ptr[K + 1] - s0
-            k0 = factor.first[K]
-            p = factor.first[K + 1] - k0
+            local[all_rows[r0 + i]] = i
+        for e in range(update_ptr[J], update_ptr[J + 1]):
+            K = update_panel[e]
+            p1 = update_first[e]
+            q = update_last[e] - p1
+            s0 = row_ptr[K]
+            ldl = row_ptr[K + 1] - s0
+            k0 = first[K]
+            p = first[K + 1] - k0
             m = ldl - p1
-            at = factor.val_ptr[K] + p1
+            at = val_ptr[K] + p1
             for k in range(p):
                 for j in range(q):
                     scaled[k * PANEL + j] = L[at + j + k * ldl] * D[k0 + k]
-            rows = factor.rows[s0 + p1 : s0 + ldl]
+            rows = all_rows[s0 + p1 : s0 + ldl]
             top = local[rows[0]]
             if local[rows[m - 1]] - top == m - 1:
                 column = rows[0] - j0
@@ -162,13 +170,17 @@ def solve_permuted(factor, L, D, x, below):
 
     L (nnz), D (N): from `factorise`, not modified. x (N): overwritten. below (N): workspace.
     """
-    panels = len(factor.first) - 1
+    first = factor.first
+    row_ptr = factor.row_ptr
+    all_rows = factor.rows
+    val_ptr = factor.val_ptr
+    panels = len(first) - 1
     for J in range(panels):
-        j0 = factor.first[J]
-        width = factor.first[J + 1] - j0
-        rows = factor.rows[factor.row_ptr[J] + width : factor.row_ptr[J + 1]]
+        j0 = first[J]
+        width = first[J + 1] - j0
+        rows = all_rows[row_ptr[J] + width : row_ptr[J + 1]]
         size = len(rows) + width
-        values = L[factor.val_ptr[J] : factor.val_ptr[J + 1]]
+        values = L[val_ptr[J] : val_ptr[J + 1]]
         for k in range(width):
             axpy(x[j0 + k + 1 : j0 + width], -x[j0 + k], values[k * size + k + 1 : k * size + width])
         if len(rows) > 0:
@@ -181,11 +193,11 @@ def solve_permuted(factor, L, D, x, below):
     for j in range(len(x)):
         x[j] /= D[j]
     for J in range(panels - 1, -1, -1):
-        j0 = factor.first[J]
-        width = factor.first[J + 1] - j0
-        rows = factor.rows[factor.row_ptr[J] + width : factor.row_ptr[J + 1]]
+        j0 = first[J]
+        width = first[J + 1] - j0
+        rows = all_rows[row_ptr[J] + width : row_ptr[J + 1]]
         size = len(rows) + width
-        values = L[factor.val_ptr[J] : factor.val_ptr[J + 1]]
+        values = L[val_ptr[J] : val_ptr[J + 1]]
         gathered = below[: len(rows)]
         for i in range(len(rows)):
             gathered[i] = x[rows[i]]

@@ -29,7 +29,7 @@ from nbqp.kernels.status import (
     PRIMAL_INFEASIBLE,
     STALLED,
 )
-from nbqp.kernels.structure import sample
+from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
 
 AUTO = 0
 SEMISMOOTH = 1
@@ -102,7 +102,7 @@ def _unscale_certificate(pattern, problem, step, code, x, y, z, z_box):
 
 @entry
 def solve_range(
-    pattern, factor, entries, data, scaling, warm, options, abort, begin, end, out
+    pattern_values, factor_values, entries_values, data, scaling, warm, options, abort, begin, end, out
 ):
     """Solve the samples begin..end-1 of a batch.
 
@@ -110,6 +110,9 @@ def solve_range(
     warm: x, y, z, z_box (batch or 1, .), or (0, .) for none. abort (1): stop when not 0; all these
     are not modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are overwritten.
     """
+    pattern = PatternReference(*pattern_values)
+    factor = FactorReference(*factor_values)
+    entries = EntriesReference(*entries_values)
     problem = new_problem(pattern)
     it = new_iterate(pattern)
     best = new_iterate(pattern)

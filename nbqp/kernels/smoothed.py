@@ -245,10 +245,11 @@ def _start(pattern, factor, entries, problem, it, barrier, system):
     shift_s = max(shift_s, 1e-2)
     shift_z = max(shift_z, 1e-2)
     for i in range(m):
+        # An infinite side has no multiplier: its slack is never read, its z stays 0.
         barrier.s_lo[i] += shift_s
-        barrier.z_lo[i] += shift_z
         barrier.s_hi[i] += shift_s
-        barrier.z_hi[i] += shift_z
+        barrier.z_lo[i] = barrier.z_lo[i] + shift_z if problem.lo[i] > -np.inf else 0.0
+        barrier.z_hi[i] = barrier.z_hi[i] + shift_z if problem.hi[i] < np.inf else 0.0
 
 
 @kernel

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbqp.kernels.jit import kernel
+from nbqp.kernels.struct import reference
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -119,6 +120,11 @@ class Entries(NamedTuple):
     A: Ints
     C: Ints
     diagonal: Ints  # by original index: n variables, n_eq equalities, n_in inequalities
+
+
+PatternReference = reference(Pattern)
+FactorReference = reference(Factor)
+EntriesReference = reference(Entries)
 
 
 @kernel

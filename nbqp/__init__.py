@@ -1,0 +1,31 @@
+"""Sparse convex quadratic programs, solved by Numba kernels (the PROX-QP method)."""
+
+from nbqp.errors import (
+    DataError,
+    PatternError,
+    QPError,
+    SettingsError,
+    ShapeError,
+    SymmetryError,
+)
+from nbqp.settings import Settings
+from nbqp.solution import Certificate, Info, Solution, Status
+from nbqp.solver import Solver, solve_qp
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Certificate",
+    "DataError",
+    "Info",
+    "PatternError",
+    "QPError",
+    "Settings",
+    "SettingsError",
+    "ShapeError",
+    "Solution",
+    "Solver",
+    "Status",
+    "SymmetryError",
+    "solve_qp",
+]

@@ -1,0 +1,1 @@
+"""Compiled code: arrays, scalars and named tuples in; no scipy, no exceptions."""

@@ -1,0 +1,309 @@
+"""The nine data of a QP, validated and in the solver's form.
+
+min 1/2 x'Hx + g'x   s.t.   Ax = b,   l <= Cx <= u,   lb <= x <= ub
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from nbqp.errors import DataError, PatternError, ShapeError, SymmetryError
+from nbqp.kernels.structure import Data, Floats, Ints, Pattern
+
+Vector: TypeAlias = "npt.ArrayLike | None"
+Matrix: TypeAlias = Any  # dense array-like, scipy.sparse matrix or array, or None
+
+INFINITE_BOUND = 1e18
+"""A bound of at least this magnitude is infinite."""
+
+
+class SparseMatrix:
+    """One matrix by columns: its pattern, and the values of one QP or of a batch.
+
+    Attributes
+    ----------
+    shape : (rows, columns)
+    p, i : int64, the CSC pattern with ascending rows
+    values : float64, (1 or batch, nnz)
+    """
+
+    def __init__(self, shape: tuple[int, int], p: Ints, i: Ints, values: Floats) -> None:
+        self.shape = shape
+        self.p = p
+        self.i = i
+        self.values = values
+
+    @classmethod
+    def empty(cls, rows: int, columns: int) -> SparseMatrix:
+        """A matrix without entries."""
+        return cls(
+            (rows, columns),
+            np.zeros(columns + 1, dtype=np.int64),
+            np.zeros(0, dtype=np.int64),
+            np.zeros((1, 0)),
+        )
+
+    @classmethod
+    def from_user(cls, name: str, value: Matrix, batch: bool) -> SparseMatrix:
+        """Take a dense array (.., rows, columns) or a scipy.sparse matrix.
+
+        A matrix that all samples share has the pattern of its nonzeros, a batched one is full.
+        """
+        if scipy.sparse.issparse(value):
+            if value.dtype.kind not in "fiub":
+                raise ShapeError(f"{name}: expected real numbers, got dtype {value.dtype}.")
+            columns = scipy.sparse.csc_array(value, copy=True)
+            columns.sum_duplicates()
+            columns.sort_indices()
+            if columns.ndim != 2:
+                raise ShapeError(f"{name}: expected a matrix, got shape {columns.shape}.")
+            return cls(
+                columns.shape,
+                columns.indptr.astype(np.int64),
+                columns.indices.astype(np.int64),
+                columns.data.astype(np.float64)[None],
+            )
+        dense = _numbers(name, value)
+        if dense.ndim == 2:
+            rows, columns = dense.shape
+            j, i = np.nonzero(dense.T)
+            p = np.zeros(columns + 1, dtype=np.int64)
+            np.cumsum(np.bincount(j, minlength=columns), out=p[1:])
+            return cls((rows, columns), p, i.astype(np.int64), dense[i, j][None])
+        if dense.ndim == 3 and batch:
+            size, rows, columns = dense.shape
+            p = np.arange(columns + 1, dtype=np.int64) * rows
+            i = np.tile(np.arange(rows, dtype=np.int64), columns)
+            values = np.ascontiguousarray(dense.transpose(0, 2, 1)).reshape(size, -1)
+            return cls((rows, columns), p, i, values)
+        expected = "(rows, columns)" + (" or (batch, rows, columns)" if batch else "")
+        raise ShapeError(f"{name}: expected an array of shape {expected}, got {dense.shape}.")
+
+    def require_finite(self, name: str) -> None:
+        """Raise `DataError` where an entry is NaN or infinite."""
+        if not np.isfinite(self.values).all():
+            bad = self.values[~np.isfinite(self.values)][0]
+            raise DataError(f"{name}: expected finite entries, got {bad}.")
+
+    def transpose_order(self) -> Ints | None:
+        """Where each entry's mirror image stands, or None if the pattern is not symmetric."""
+        n = self.shape[1]
+        mirror = scipy.sparse.csc_array(
+            (np.arange(len(self.i)), self.i, self.p), shape=(n, n)
+        ).T.tocsc()
+        mirror.sort_indices()
+        if not (np.array_equal(mirror.indptr, self.p) and np.array_equal(mirror.indices, self.i)):
+            return None
+        return np.asarray(mirror.data, dtype=np.int64)
+
+
+def _numbers(name: str, value: Any) -> Floats:
+    """A float64 array of what the user gave, or a `ShapeError`."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise ShapeError(f"{name}: expected real numbers, got dtype {array.dtype}.")
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def _vector(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:
+    """A datum as (1 or batch, size); None stands for the default, a scalar for all entries."""
+    if value is None:
+        return np.full((1, size), default)
+    array = _numbers(name, value)
+    if array.ndim == 0:
+        array = np.full(size, float(array))
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != size or (array.shape[0] != 1 and not batch):
+        expected = f"({size},)" + (f" or (batch, {size})" if batch else "")
+        raise ShapeError(f"{name}: expected shape {expected}, got {np.shape(value)}.")
+    return array
+
+
+def _bounds(
+    names: tuple[str, str], lower: Vector, upper: Vector, size: int, batch: bool
+) -> tuple[Floats, Floats]:
+    """Both sides, with magnitudes from `INFINITE_BOUND` on made infinite."""
+    sides = []
+    for name, value, default in zip(names, (lower, upper), (-np.inf, np.inf), strict=True):
+        side = _vector(name, value, size, default, batch)
+        if np.isnan(side).any():
+            raise DataError(f"{name}: expected numbers (infinite ones allowed), got NaN.")
+        side = np.where(np.abs(side) >= INFINITE_BOUND, np.copysign(np.inf, side), side)
+        if (side == -default).any():
+            raise DataError(f"{name}: expected values other than {-default}, got one.")
+        sides.append(side)
+    low, high = sides
+    crossed = low > high
+    if crossed.any():
+        where = tuple(int(k) for k in np.argwhere(crossed)[0])
+        at = where[-1]
+        raise DataError(
+            f"{names[0]}: expected {names[0]} <= {names[1]}, got {names[0]}[{at}] = "
+            f"{np.broadcast_to(low, crossed.shape)[where]} > {names[1]}[{at}] = "
+            f"{np.broadcast_to(high, crossed.shape)[where]}."
+        )
+    return low, high
+
+
+class QP:
+    """One QP, or a batch of QPs of one pattern, in the solver's form.
+
+    Parameters
+    ----------
+    H, A, C
+        Dense arrays or scipy.sparse matrices of shapes (n, n), (n_eq, n), (n_in, n), or None.
+        H is symmetric to within the rounding of its dtype; its symmetric part is used.
+    g, b, l, u, lb, ub
+        Vectors; bounds may be scalars, and None where absent.
+    batch
+        Whether dense arguments may carry a leading batch axis.
+
+    Raises
+    ------
+    ShapeError, DataError, SymmetryError
+        The first line names the argument, what was expected and what came.
+    """
+
+    def __init__(
+        self,
+        H: Matrix = None,
+        g: Vector = None,
+        A: Matrix = None,
+        b: Vector = None,
+        C: Matrix = None,
+        l: Vector = None,
+        u: Vector = None,
+        lb: Vector = None,
+        ub: Vector = None,
+        *,
+        batch: bool = False,
+    ) -> None:
+        if g is None:
+            raise ShapeError("g: expected a vector, got None.")
+        g_array = _numbers("g", g)
+        if g_array.ndim not in ((1, 2) if batch else (1,)):
+            raise ShapeError(
+                f"g: expected shape (n,){' or (batch, n)' if batch else ''}, got {g_array.shape}."
+            )
+        n = g_array.shape[-1]
+        self.n = n
+        self.H = self._matrix("H", H, n, batch)
+        self.A = self._matrix("A", A, n, batch)
+        self.C = self._matrix("C", C, n, batch)
+        if H is not None and self.H.shape[0] != n:
+            raise ShapeError(f"H: expected shape ({n}, {n}), got {self.H.shape}.")
+        if H is not None:
+            self._symmetrise(getattr(H, "dtype", np.dtype(np.float64)))
+        if A is not None and b is None:
+            raise ShapeError(f"b: expected a vector of {self.A.shape[0]}, as A is given, got None.")
+        if A is None and b is not None:
+            raise ShapeError("A: expected a matrix, as b is given, got None.")
+        if C is None and (l is not None or u is not None):
+            raise ShapeError("C: expected a matrix, as l or u is given, got None.")
+        self.n_eq = self.A.shape[0]
+        self.n_in = self.C.shape[0]
+        self.g = _vector("g", g_array, n, 0.0, batch)
+        self.b = _vector("b", b, self.n_eq, 0.0, batch)
+        for name, array in (("g", self.g), ("b", self.b)):
+            if not np.isfinite(array).all():
+                raise DataError(
+                    f"{name}: expected finite entries, got {array[~np.isfinite(array)][0]}."
+                )
+        self.l, self.u = _bounds(("l", "u"), l, u, self.n_in, batch)
+        self.lb, self.ub = _bounds(("lb", "ub"), lb, ub, n, batch)
+        self.batch = self._batch_size()
+
+    @staticmethod
+    def _matrix(name: str, value: Matrix, n: int, batch: bool) -> SparseMatrix:
+        if value is None:
+            return SparseMatrix.empty(n if name == "H" else 0, n)
+        matrix = SparseMatrix.from_user(name, value, batch)
+        if matrix.shape[1] != n:
+            raise ShapeError(f"{name}: expected {n} columns, as g has, got {matrix.shape[1]}.")
+        matrix.require_finite(name)
+        return matrix
+
+    def _symmetrise(self, dtype: Any) -> None:
+        order = self.H.transpose_order()
+        if order is None:
+            self.H = _with_symmetric_pattern(self.H)
+            order = self.H.transpose_order()
+        values = self.H.values
+        mirrored = values[:, order]
+        kind = np.dtype(dtype)
+        eps = np.finfo(kind).eps if kind.kind == "f" else np.finfo(np.float64).eps
+        size = np.abs(values).max(initial=0.0)
+        worst = np.abs(values - mirrored).max(initial=0.0)
+        if worst > 16.0 * eps * size:
+            raise SymmetryError(
+                f"H: expected a symmetric matrix, got one with |H - H'| up to {worst:.3g}."
+            )
+        self.H.values = 0.5 * (values + mirrored)
+
+    def _batch_size(self) -> int:
+        sizes = {
+            name: len(getattr(self, name).values if name in "HAC" else getattr(self, name))
+            for name in ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
+        }
+        largest = max(sizes.values())
+        for name, size in sizes.items():
+            if size not in (1, largest):
+                raise ShapeError(
+                    f"{name}: expected a batch of {largest}, as the other arguments, got {size}."
+                )
+        return largest
+
+    def pattern(self) -> Pattern:
+        """The sizes and patterns that kernels need."""
+        H, A, C = self.H, self.A, self.C
+        return Pattern(self.n, self.n_eq, self.n_in, H.p, H.i, A.p, A.i, C.p, C.i)
+
+    def data(self) -> Data:
+        """The values that kernels need, each (1 or batch, size)."""
+        return Data(
+            self.H.values,
+            self.g,
+            self.A.values,
+            self.b,
+            self.C.values,
+            self.l,
+            self.u,
+            self.lb,
+            self.ub,
+        )
+
+    def require_pattern(self, other: QP) -> None:
+        """Raise `PatternError` unless `other` has this problem's sizes and patterns."""
+        for name in ("H", "A", "C"):
+            mine, its = getattr(self, name), getattr(other, name)
+            if (
+                mine.shape != its.shape
+                or not np.array_equal(mine.p, its.p)
+                or not np.array_equal(mine.i, its.i)
+            ):
+                raise PatternError(
+                    f"{name}: expected the pattern that the solver was made for "
+                    f"({mine.shape} with {len(mine.i)} entries), got another one "
+                    f"({its.shape} with {len(its.i)} entries)."
+                )
+
+
+def _with_symmetric_pattern(H: SparseMatrix) -> SparseMatrix:
+    """The same values on the union of the pattern and its mirror image."""
+    n = H.shape[1]
+    ones = scipy.sparse.csc_array((np.ones(len(H.i)), H.i, H.p), shape=(n, n))
+    union = scipy.sparse.csc_array(ones + ones.T)
+    union.sort_indices()
+    columns = np.repeat(np.arange(n), np.diff(union.indptr))
+    keys = columns * n + union.indices
+    places = np.searchsorted(keys, np.repeat(np.arange(n), np.diff(H.p)) * n + H.i)
+    values = np.zeros((len(H.values), len(keys)))
+    values[:, places] = H.values
+    return SparseMatrix(
+        H.shape, union.indptr.astype(np.int64), union.indices.astype(np.int64), values
+    )
