@@ -106,7 +106,7 @@ def _numbers(name: str, value: Any) -> Floats:
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"{name}: expected real numbers, got dtype {array.dtype}.")
-    return np.ascontiguousarray(array, dtype=np.float64)
+    return np.asarray(array, dtype=np.float64, order="C")
 
 
 def _vector(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:

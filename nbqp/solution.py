@@ -72,19 +72,19 @@ class Solution:
     certificate: Certificate | None = None
 
     def _residuals(self) -> Floats:
-        res = np.empty((1, 3))
+        res: Floats = np.empty((1, 3))
         qp = self.problem
         shifts = np.zeros((1, qp.n_eq)), np.zeros((1, qp.n_in)), np.zeros((1, qp.n))
         point = self.x[None], self.y[None], self.z[None], self.z_box[None]
         batch_residuals(qp.pattern(), qp.data(), *point, *shifts, res)
-        return res[0]
+        return res.reshape(3)
 
     def primal_residual(self) -> float:
-        """max of |Ax - b|, l - Cx, Cx - u, lb - x, x - ub, from the data."""
+        """Max of |Ax - b|, l - Cx, Cx - u, lb - x, x - ub, from the data."""
         return float(self._residuals()[0])
 
     def dual_residual(self) -> float:
-        """max |Hx + g + A'y + C'z + z_box|, from the data."""
+        """Max |Hx + g + A'y + C'z + z_box|, from the data."""
         return float(self._residuals()[1])
 
     def duality_gap(self) -> float:

@@ -161,17 +161,30 @@ class Solver:
 
 
 def _output(sizes: tuple[int, int, int, int]) -> Output:
-    def floats() -> list[Floats]:
-        return [np.zeros((1, size)) for size in sizes]
+    x, y, z, z_box = (np.zeros((1, size)) for size in sizes)
+    certificate_x, certificate_y, certificate_z, certificate_z_box = (
+        np.zeros((1, size)) for size in sizes
+    )
+    iterations, iter_ext, factorizations, solves = (np.zeros(1, dtype=np.int64) for _ in range(4))
+    return Output(
+        x=x,
+        y=y,
+        z=z,
+        z_box=z_box,
+        status=np.full(1, NOT_RUN, dtype=np.int64),
+        residuals=np.zeros((1, 3)),
+        iter=iterations,
+        iter_ext=iter_ext,
+        factorizations=factorizations,
+        solves=solves,
+        certificate_x=certificate_x,
+        certificate_y=certificate_y,
+        certificate_z=certificate_z,
+        certificate_z_box=certificate_z_box,
+    )
 
-    status = np.full(1, NOT_RUN, dtype=np.int64)
-    counts = (np.zeros(1, dtype=np.int64) for _ in range(4))
-    return Output(*floats(), status, np.zeros((1, 3)), *counts, *floats())
 
-
-def _warm_start(
-    warm_start: WarmStartLike | None, sizes: tuple[int, int, int, int]
-) -> WarmStart:
+def _warm_start(warm_start: WarmStartLike | None, sizes: tuple[int, int, int, int]) -> WarmStart:
     if warm_start is None:
         return WarmStart(*(np.zeros((0, size)) for size in sizes))
     if isinstance(warm_start, Solution):

@@ -11,7 +11,7 @@ from nbqp.kernels.jit import exact, kernel, reduction
 
 @kernel
 def add_product(Mp, Mi, Mx, x, out):
-    """out += M x."""
+    """Out += M x."""
     for j in range(len(Mp) - 1):
         xj = x[j]
         if xj != 0.0:
@@ -21,7 +21,7 @@ def add_product(Mp, Mi, Mx, x, out):
 
 @reduction
 def add_transposed_product(Mp, Mi, Mx, y, out):
-    """out += M' y. For a symmetric M stored whole, this is the faster M y."""
+    """Out += M' y. For a symmetric M stored whole, this is the faster M y."""
     for j in range(len(Mp) - 1):
         total = 0.0
         for p in range(Mp[j], Mp[j + 1]):
@@ -60,7 +60,7 @@ def add_compensated(value, total, error, i):
 
 @exact
 def add_product_compensated(Mp, Mi, Mx, x, total, error):
-    """total + error += M x, in twice the working precision (Ogita, Rump, Oishi 2005)."""
+    """Total + error += M x, in twice the working precision (Ogita, Rump, Oishi 2005)."""
     for j in range(len(Mp) - 1):
         for p in range(Mp[j], Mp[j + 1]):
             value, low = two_product(Mx[p], x[j])
@@ -71,7 +71,7 @@ def add_product_compensated(Mp, Mi, Mx, x, total, error):
 
 @exact
 def add_transposed_product_compensated(Mp, Mi, Mx, y, total, error):
-    """total + error += M' y, in twice the working precision."""
+    """Total + error += M' y, in twice the working precision."""
     for j in range(len(Mp) - 1):
         for p in range(Mp[j], Mp[j + 1]):
             value, low = two_product(Mx[p], y[Mi[p]])

@@ -25,7 +25,7 @@ def axpy(y, a, x):
 
 @reduction
 def dot(x, y):
-    """x'y."""
+    """X'y."""
     total = 0.0
     for i in range(len(x)):
         total += x[i] * y[i]
@@ -34,7 +34,7 @@ def dot(x, y):
 
 @kernel
 def largest(x):
-    """max |x_i|, 0 for an empty x; NaN where x has one."""
+    """Max |x_i|, 0 for an empty x; NaN where x has one."""
     value = 0.0
     for i in range(len(x)):
         if not abs(x[i]) <= value:

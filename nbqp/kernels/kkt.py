@@ -144,7 +144,7 @@ def _solve_once(pattern, factor, system, r1, r2, r3, add):
 
 @kernel
 def _residual(pattern, H, A, C, system, rho, mu_e):
-    """e = r - K d for the matrix with rho and mu_e as given; returns its largest entry."""
+    """E = r - K d for the matrix with rho and mu_e as given; returns its largest entry."""
     n_in = pattern.n_in
     e1 = system.e1
     e2 = system.e2

@@ -182,7 +182,9 @@ def solve_permuted(factor, L, D, x, below):
         size = len(rows) + width
         values = L[val_ptr[J] : val_ptr[J + 1]]
         for k in range(width):
-            axpy(x[j0 + k + 1 : j0 + width], -x[j0 + k], values[k * size + k + 1 : k * size + width])
+            axpy(
+                x[j0 + k + 1 : j0 + width], -x[j0 + k], values[k * size + k + 1 : k * size + width]
+            )
         if len(rows) > 0:
             update = below[: len(rows)]
             update[:] = 0.0

@@ -11,14 +11,14 @@ from nbqp.kernels.scaling import equilibrate, scale_point, scale_problem, unscal
 from nbqp.kernels.semismooth import run_semismooth
 from nbqp.kernels.smoothed import run_smoothed, start_smoothed
 from nbqp.kernels.state import (
+    Limits,
+    Options,
     copy_point,
     new_barrier,
     new_iterate,
     new_problem,
     new_system,
     new_work,
-    Limits,
-    Options,
 )
 from nbqp.kernels.status import (
     ABORTED,
@@ -46,13 +46,27 @@ NEAR_RHO = 1e-8
 # Residuals below which the smoothed phase hands over, and the Newton steps that it then grants.
 HAND_OVER = 1e-5
 FINISH_STEPS = 10
+LAST_STEPS = 60
 # Newton steps that a warm start may take before the smoothed phase starts afresh.
 WARM_STEPS = 40
 
 
 @kernel
 def _smoothed_then_semismooth(
-    pattern, factor, entries, problem, it, best, centre, saved, step, barrier, system, work, options, limits
+    pattern,
+    factor,
+    entries,
+    problem,
+    it,
+    best,
+    centre,
+    saved,
+    step,
+    barrier,
+    system,
+    work,
+    options,
+    limits,
 ):
     """Alternate: smoothed steps to a loose tolerance, an attempt to finish, and tighter again."""
     start_smoothed(pattern, factor, entries, problem, it, barrier, system)
@@ -61,7 +75,19 @@ def _smoothed_then_semismooth(
     code = STALLED
     while True:
         code = run_smoothed(
-            pattern, factor, entries, problem, it, best, step, barrier, system, work, options, limits, loose
+            pattern,
+            factor,
+            entries,
+            problem,
+            it,
+            best,
+            step,
+            barrier,
+            system,
+            work,
+            options,
+            limits,
+            loose,
         )
         if code == ABORTED or code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
             return code
@@ -69,10 +95,24 @@ def _smoothed_then_semismooth(
         rho = system.rho[0]
         mu = system.mu_e[0] if pattern.n_eq > 0 else 0.0
         last = code != CONVERGED or loose == 1.0
-        limits.max_steps[0] = max_steps if last else min(max_steps, limits.steps[0] + FINISH_STEPS)
+        steps = LAST_STEPS if last else FINISH_STEPS
+        limits.max_steps[0] = min(max_steps, limits.steps[0] + steps)
         copy_point(best, it)
         finish = run_semismooth(
-            pattern, factor, entries, problem, it, best, centre, step, system, work, options, limits, NEAR_MU, NEAR_RHO
+            pattern,
+            factor,
+            entries,
+            problem,
+            it,
+            best,
+            centre,
+            step,
+            system,
+            work,
+            options,
+            limits,
+            NEAR_MU,
+            NEAR_RHO,
         )
         limits.max_steps[0] = max_steps
         if finish == CONVERGED or finish == ABORTED or last:
@@ -102,7 +142,17 @@ def _unscale_certificate(pattern, problem, step, code, x, y, z, z_box):
 
 @entry
 def solve_range(
-    pattern_values, factor_values, entries_values, data, scaling, warm, options, abort, begin, end, out
+    pattern_values,
+    factor_values,
+    entries_values,
+    data,
+    scaling,
+    warm,
+    options,
+    abort,
+    begin,
+    end,
+    out,
 ):
     """Solve the samples begin..end-1 of a batch.
 
@@ -166,7 +216,13 @@ def solve_range(
         if len(warm.x) > 0 or options.method == SEMISMOOTH:
             if len(warm.x) > 0:
                 scale_point(
-                    pattern, problem, sample(warm.x, k), sample(warm.y, k), sample(warm.z, k), sample(warm.z_box, k), it
+                    pattern,
+                    problem,
+                    sample(warm.x, k),
+                    sample(warm.y, k),
+                    sample(warm.z, k),
+                    sample(warm.z_box, k),
+                    it,
                 )
                 if options.method == AUTO:
                     limits.max_steps[0] = min(options.max_iter, WARM_STEPS)
@@ -175,16 +231,80 @@ def solve_range(
                 it.y[:] = 0.0
                 it.z[:] = 0.0
             code = run_semismooth(
-                pattern, factor, entries, problem, it, best, centre, step, system, work, aim, limits, COLD_MU, COLD_RHO
+                pattern,
+                factor,
+                entries,
+                problem,
+                it,
+                best,
+                centre,
+                step,
+                system,
+                work,
+                aim,
+                limits,
+                COLD_MU,
+                COLD_RHO,
             )
             limits.max_steps[0] = options.max_iter
         if options.method != SEMISMOOTH and (code == STALLED or code == OUT_OF_STEPS):
             code = _smoothed_then_semismooth(
-                pattern, factor, entries, problem, it, best, centre, saved, step, barrier, system, work, aim, limits
+                pattern,
+                factor,
+                entries,
+                problem,
+                it,
+                best,
+                centre,
+                saved,
+                step,
+                barrier,
+                system,
+                work,
+                aim,
+                limits,
             )
+            if options.method == AUTO and (code == STALLED or code == OUT_OF_STEPS):
+                # The other family of steps often finishes what the first one could not.
+                it.x[:] = 0.0
+                it.y[:] = 0.0
+                it.z[:] = 0.0
+                code = run_semismooth(
+                    pattern,
+                    factor,
+                    entries,
+                    problem,
+                    it,
+                    best,
+                    centre,
+                    step,
+                    system,
+                    work,
+                    aim,
+                    limits,
+                    COLD_MU,
+                    COLD_RHO,
+                )
         unscale_point(pattern, problem, best, out.x[k], out.y[k], out.z[k], out.z_box[k])
         exact_residuals(
-            pattern, H, g, A, b, C, l, u, lb, ub, out.x[k], out.y[k], out.z[k], out.z_box[k], zero_e, zero_i, zero_box, out.residuals[k]
+            pattern,
+            H,
+            g,
+            A,
+            b,
+            C,
+            l,
+            u,
+            lb,
+            ub,
+            out.x[k],
+            out.y[k],
+            out.z[k],
+            out.z_box[k],
+            zero_e,
+            zero_i,
+            zero_box,
+            out.residuals[k],
         )
         set_tolerances(pattern, problem, best, options.eps_abs, options.eps_rel, work.tol)
         res = out.residuals[k]
@@ -197,7 +317,14 @@ def solve_range(
             code = STALLED
         if code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
             _unscale_certificate(
-                pattern, problem, step, code, out.certificate_x[k], out.certificate_y[k], out.certificate_z[k], out.certificate_z_box[k]
+                pattern,
+                problem,
+                step,
+                code,
+                out.certificate_x[k],
+                out.certificate_y[k],
+                out.certificate_z[k],
+                out.certificate_z_box[k],
             )
         out.status[k] = code
         out.iter[k] = limits.steps[0]

@@ -88,7 +88,7 @@ def measure(pattern, problem, it, res):
 
 @kernel
 def set_tolerances(pattern, problem, it, eps_abs, eps_rel, tol):
-    """tol (3) = eps_abs + eps_rel * (size of the terms of each residual); as in ProxQP."""
+    """Tol (3) = eps_abs + eps_rel * (size of the terms of each residual); as in ProxQP."""
     tol[:] = eps_abs
     if eps_rel == 0.0:
         return

@@ -66,7 +66,7 @@ def equilibrate(pattern, H, A, C, D, E, F):
 
 @kernel
 def _scale_values(Mp, Mi, Mx, D, E, c, out):
-    """out = c E M D on the pattern."""
+    """Out = c E M D on the pattern."""
     for j in range(len(Mp) - 1):
         for p in range(Mp[j], Mp[j + 1]):
             out[p] = c * E[Mi[p]] * Mx[p] * D[j]
@@ -74,7 +74,7 @@ def _scale_values(Mp, Mi, Mx, D, E, c, out):
 
 @kernel
 def scale_cost(pattern, H, g, D):
-    """c = 1 / max(mean column norm of D H D, |D g|), so that multipliers are near one."""
+    """C = 1 / max(mean column norm of D H D, |D g|), so that multipliers are near one."""
     total = 0.0
     for j in range(pattern.n):
         largest = 0.0

@@ -18,7 +18,7 @@ import numpy as np
 
 from nbqp.kernels.certificates import proves_dual_infeasible, proves_primal_infeasible
 from nbqp.kernels.csc import add_product, add_transposed_product
-from nbqp.kernels.dense import copy, dot
+from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.kkt import factor_system, solve_system
 from nbqp.kernels.linesearch import exact_step
@@ -267,7 +267,20 @@ def _detect_infeasible(pattern, problem, it, centre, step, options):
 
 @kernel
 def run_semismooth(
-    pattern, factor, entries, problem, it, best, centre, step, system, work, options, limits, mu, rho
+    pattern,
+    factor,
+    entries,
+    problem,
+    it,
+    best,
+    centre,
+    step,
+    system,
+    work,
+    options,
+    limits,
+    mu,
+    rho,
 ):
     """Outer steps from `it` until its residuals are within tolerance.
 

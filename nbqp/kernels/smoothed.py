@@ -19,7 +19,7 @@ from nbqp.kernels.csc import add_product
 from nbqp.kernels.dense import copy, largest
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.kkt import factor_system, solve_system
-from nbqp.kernels.residuals import measure, set_tolerances, update_products, within
+from nbqp.kernels.residuals import measure, set_tolerances, update_products
 from nbqp.kernels.semismooth import direction_products, keep_best
 from nbqp.kernels.status import (
     ABORTED,
@@ -93,9 +93,7 @@ def _newton_step(pattern, factor, problem, it, barrier, system, dv):
             total += barrier.W_hi[i] * barrier.q_hi[i]
         if total != 0.0:
             system.r3[i] = -system.w[i] * total
-    error = solve_system(
-        pattern, factor, problem.H, problem.A, problem.C, system, SOLVE_TOLERANCE
-    )
+    error = solve_system(pattern, factor, problem.H, problem.A, problem.C, system, SOLVE_TOLERANCE)
     for i in range(pattern.n_in):
         dv[i] = 0.0
     add_product(pattern.Cp, pattern.Ci, problem.C, system.dx, dv)
@@ -169,7 +167,7 @@ def _complementarity(problem, barrier, primal, dual):
 
 @kernel
 def _set_targets(problem, barrier, sigma_mu, second_order):
-    """c = sigma mu - s z - ds dz (the last term in the corrector only) on every side."""
+    """C = sigma mu - s z - ds dz (the last term in the corrector only) on every side."""
     for i in range(len(problem.lo)):
         barrier.c_lo[i] = sigma_mu - barrier.s_lo[i] * barrier.z_lo[i]
         barrier.c_hi[i] = sigma_mu - barrier.s_hi[i] * barrier.z_hi[i]
@@ -182,7 +180,6 @@ def _set_targets(problem, barrier, sigma_mu, second_order):
 def _start(pattern, factor, entries, problem, it, barrier, system):
     """Mehrotra's starting point: least squares on the rows, then shifted into the interior."""
     m = len(problem.lo)
-    n_in = pattern.n_in
     for i in range(m):
         free = problem.lo[i] == -np.inf and problem.hi[i] == np.inf
         system.w[i] = np.inf if free else 1.0
@@ -313,7 +310,19 @@ def start_smoothed(pattern, factor, entries, problem, it, barrier, system):
 
 @kernel
 def run_smoothed(
-    pattern, factor, entries, problem, it, best, step, barrier, system, work, options, limits, factor_tol
+    pattern,
+    factor,
+    entries,
+    problem,
+    it,
+    best,
+    step,
+    barrier,
+    system,
+    work,
+    options,
+    limits,
+    factor_tol,
 ):
     """Predictor-corrector steps until the residuals are within factor_tol times their tolerances.
 

@@ -44,8 +44,14 @@ def struct(cls: type) -> Any:
 
 def reference(cls: type) -> Any:
     """The record with the fields of a named tuple, for passing it on by reference."""
-    return struct(type(f"{cls.__name__}Reference", (), {
-        "__annotations__": dict(cls.__annotations__),
-        "__module__": cls.__module__,
-        "__doc__": cls.__doc__,
-    }))
+    return struct(
+        type(
+            f"{cls.__name__}Reference",
+            (),
+            {
+                "__annotations__": dict(cls.__annotations__),
+                "__module__": cls.__module__,
+                "__doc__": cls.__doc__,
+            },
+        )
+    )

@@ -76,7 +76,9 @@ else:
         return builder.icmp_signed("<", lanes, _splat(builder, m, _IR_INDEX))
 
     def _masked(builder, name, return_type, argument_types):
-        return builder.module.declare_intrinsic(name, fnty=ir.FunctionType(return_type, argument_types))
+        return builder.module.declare_intrinsic(
+            name, fnty=ir.FunctionType(return_type, argument_types)
+        )
 
     @intrinsic
     def load(typingctx, a, i):

@@ -15,7 +15,7 @@ import piqp
 import proxsuite
 import scipy.sparse as sp
 
-from tests.core.oracles import Array, Data, Point, stack_rows, kkt_error, objective
+from tests.core.oracles import Array, Data, Point, kkt_error, objective, stack_rows
 
 Raw = tuple[Array, Array, Array, Array]
 
@@ -72,9 +72,7 @@ def _piqp(d: Data, tol: float) -> Raw:
     s.check_duality_gap, s.eps_duality_gap_abs, s.eps_duality_gap_rel = True, tol, 0.0
     s.max_iter = 1000
     fortran = np.asfortranarray
-    solver.setup(
-        fortran(d.H), d.g, fortran(d.A), d.b, fortran(d.C), d.l, d.u, d.lb, d.ub
-    )
+    solver.setup(fortran(d.H), d.g, fortran(d.A), d.b, fortran(d.C), d.l, d.u, d.lb, d.ub)
     solver.solve()
     r = solver.result
     z, z_box = np.array(r.z_u) - np.array(r.z_l), np.array(r.z_bu) - np.array(r.z_bl)

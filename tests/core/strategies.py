@@ -94,9 +94,7 @@ def random_rows(rng: np.random.Generator, m: int, n: int, density: float) -> Arr
     return M / np.maximum(np.linalg.norm(M, axis=1, keepdims=True), 1e-2)
 
 
-def random_psd(
-    rng: np.random.Generator, n: int, density: float, rank: int | None = None
-) -> Array:
+def random_psd(rng: np.random.Generator, n: int, density: float, rank: int | None = None) -> Array:
     """Symmetric positive semidefinite matrix of a rank at most, definite when ``rank`` is None."""
     if rank == 0:
         return np.zeros((n, n))
@@ -265,7 +263,7 @@ def random_qp(
     A = A[_independent(A, np.arange(n_eq), n_eq, A[:0])]
     C = random_rows(rng, n_in, n, density)
     plan = _Plan.empty(rng, A, C, bounds)
-    ne, m = plan.ne, len(plan.M)
+    ne = plan.ne
 
     free = np.concatenate([ne + np.arange(n_in), ne + n_in + np.flatnonzero(plan.low[ne + n_in :])])
     equal_rows, fixed = min(equal_rows, n_in), min(fixed, n)
@@ -331,7 +329,7 @@ def random_mixture(rng: np.random.Generator, count: int = 1000) -> Iterator[Prob
     was done with those before.
     """
     for k, child in enumerate(rng.spawn(count)):
-        n = int(round(10 ** child.uniform(0.0, np.log10(200))))
+        n = round(10 ** child.uniform(0.0, np.log10(200)))
         sparse = bool(child.random() < 0.5)
         kind = child.choice(np.array(KINDS), p=[0.4, 0.2, 0.25, 0.15])
         flags = child.random(8)
@@ -442,7 +440,7 @@ def _contradict(
 def random_infeasible_mixture(rng: np.random.Generator, count: int = 500) -> Iterator[Problem]:
     """Infeasible QPs and LPs of varied shape: every contradiction, dense, sparse, badly scaled."""
     for k, child in enumerate(rng.spawn(count)):
-        n = int(round(10 ** child.uniform(np.log10(2), np.log10(60))))
+        n = round(10 ** child.uniform(np.log10(2), np.log10(60)))
         sparse = bool(child.random() < 0.5)
         contradiction = CONTRADICTIONS[k % len(CONTRADICTIONS)]
         kind = str(child.choice(np.array(KINDS[:3])))
@@ -515,9 +513,7 @@ def infeasible_qps(draw: st.DrawFn, max_n: int = 10, **options: Any) -> Problem:
 
 
 @st.composite
-def quasi_definite_matrices(
-    draw: st.DrawFn, max_n: int = 12
-) -> tuple[Array, NDArray[np.int64]]:
+def quasi_definite_matrices(draw: st.DrawFn, max_n: int = 12) -> tuple[Array, NDArray[np.int64]]:
     """Matrices of `quasi_definite` with their pivot signs."""
     n, m = draw(st.integers(1, max_n)), draw(st.integers(0, max_n))
     density = draw(st.sampled_from([0.1, 0.3, 1.0]))

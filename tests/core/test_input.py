@@ -1,0 +1,75 @@
+"""Bad input raises a `QPError` whose first line names the argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import nbqp
+
+GOOD: dict[str, Any] = {
+    "H": np.eye(2),
+    "g": np.ones(2),
+    "A": np.ones((1, 2)),
+    "b": np.ones(1),
+    "C": np.eye(2),
+    "l": -np.ones(2),
+    "u": np.ones(2),
+    "lb": -1.0,
+    "ub": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "words"),
+    [
+        ({"H": np.eye(3)}, nbqp.ShapeError, "H: expected 2 columns"),
+        ({"H": np.array([[1.0, 2.0], [0.0, 1.0]])}, nbqp.SymmetryError, "H: expected a symmetric"),
+        ({"H": np.array([[np.inf, 0.0], [0.0, 1.0]])}, nbqp.DataError, "H: expected finite"),
+        ({"H": np.array([[None, 0], [0, 1]])}, nbqp.ShapeError, "H: expected real numbers"),
+        ({"H": sp.csc_array(np.eye(3))}, nbqp.ShapeError, "H: expected 2 columns"),
+        ({"g": None}, nbqp.ShapeError, "g: expected a vector"),
+        ({"g": np.array([np.nan, 0.0])}, nbqp.DataError, "g: expected finite"),
+        ({"g": np.ones((2, 2))}, nbqp.ShapeError, r"g: expected shape \(n,\)"),
+        ({"b": None}, nbqp.ShapeError, "b: expected a vector of 1"),
+        ({"b": np.ones(3)}, nbqp.ShapeError, r"b: expected shape \(1,\)"),
+        ({"A": None}, nbqp.ShapeError, "A: expected a matrix"),
+        ({"C": None}, nbqp.ShapeError, "C: expected a matrix"),
+        ({"l": 2.0}, nbqp.DataError, "l: expected l <= u"),
+        ({"lb": 2.0}, nbqp.DataError, "lb: expected lb <= ub"),
+        ({"u": np.array([np.nan, 1.0])}, nbqp.DataError, "u: expected numbers"),
+        ({"lb": np.inf, "ub": None}, nbqp.DataError, "lb: expected values other than inf"),
+    ],
+)
+def test_bad_data_are_named(bad: dict[str, Any], kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        nbqp.Solver(**{**GOOD, **bad})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"eps_abs": 0.0}, {"eps_rel": -1.0}, {"max_iter": 0}, {"method": "magic"}],
+)
+def test_bad_settings_are_named(setting: dict[str, Any]) -> None:
+    with pytest.raises(nbqp.SettingsError, match=next(iter(setting))):
+        nbqp.Settings(**setting)
+
+
+def test_a_sparse_pattern_may_not_change_in_update() -> None:
+    solver = nbqp.Solver(sp.eye_array(3, format="csc"), np.ones(3))
+    with pytest.raises(nbqp.PatternError, match="H: expected the pattern"):
+        solver.update(H=sp.csc_array(np.ones((3, 3))))
+
+
+def test_a_dense_pattern_may_change_in_update() -> None:
+    solver = nbqp.Solver(np.eye(2), -np.ones(2))
+    solver.update(H=np.array([[2.0, 1.0], [1.0, 2.0]]))
+    np.testing.assert_allclose(solver.solve().x, [1 / 3, 1 / 3], atol=1e-8)
+
+
+def test_float32_symmetry_is_judged_in_float32() -> None:
+    H = np.array([[1.0, 0.1], [0.1 * (1 + 1e-7), 1.0]], dtype=np.float32)
+    assert nbqp.Solver(H, np.ones(2)).problem.H.values.dtype == np.float64
