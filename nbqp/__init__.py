@@ -1,5 +1,6 @@
 """Sparse convex quadratic programs, solved by Numba kernels (the PROX-QP method)."""
 
+from nbqp.batch import BatchInfo, BatchSolution, solve_batch
 from nbqp.errors import (
     DataError,
     PatternError,
@@ -15,6 +16,8 @@ from nbqp.solver import Solver, solve_qp
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchInfo",
+    "BatchSolution",
     "Certificate",
     "DataError",
     "Info",
@@ -27,5 +30,6 @@ __all__ = [
     "Solver",
     "Status",
     "SymmetryError",
+    "solve_batch",
     "solve_qp",
 ]

@@ -83,12 +83,6 @@ class SparseMatrix:
         expected = "(rows, columns)" + (" or (batch, rows, columns)" if batch else "")
         raise ShapeError(f"{name}: expected an array of shape {expected}, got {dense.shape}.")
 
-    def require_finite(self, name: str) -> None:
-        """Raise `DataError` where an entry is NaN or infinite."""
-        if not np.isfinite(self.values).all():
-            bad = self.values[~np.isfinite(self.values)][0]
-            raise DataError(f"{name}: expected finite entries, got {bad}.")
-
     def transpose_order(self) -> Ints | None:
         """Where each entry's mirror image stands, or None if the pattern is not symmetric."""
         n = self.shape[1]
@@ -124,30 +118,10 @@ def _vector(name: str, value: Vector, size: int, default: float, batch: bool) ->
     return array
 
 
-def _bounds(
-    names: tuple[str, str], lower: Vector, upper: Vector, size: int, batch: bool
-) -> tuple[Floats, Floats]:
-    """Both sides, with magnitudes from `INFINITE_BOUND` on made infinite."""
-    sides = []
-    for name, value, default in zip(names, (lower, upper), (-np.inf, np.inf), strict=True):
-        side = _vector(name, value, size, default, batch)
-        if np.isnan(side).any():
-            raise DataError(f"{name}: expected numbers (infinite ones allowed), got NaN.")
-        side = np.where(np.abs(side) >= INFINITE_BOUND, np.copysign(np.inf, side), side)
-        if (side == -default).any():
-            raise DataError(f"{name}: expected values other than {-default}, got one.")
-        sides.append(side)
-    low, high = sides
-    crossed = low > high
-    if crossed.any():
-        where = tuple(int(k) for k in np.argwhere(crossed)[0])
-        at = where[-1]
-        raise DataError(
-            f"{names[0]}: expected {names[0]} <= {names[1]}, got {names[0]}[{at}] = "
-            f"{np.broadcast_to(low, crossed.shape)[where]} > {names[1]}[{at}] = "
-            f"{np.broadcast_to(high, crossed.shape)[where]}."
-        )
-    return low, high
+def _bound(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:
+    """One side, with magnitudes from `INFINITE_BOUND` on made infinite."""
+    side = _vector(name, value, size, default, batch)
+    return np.where(np.abs(side) >= INFINITE_BOUND, np.copysign(np.inf, side), side)
 
 
 class QP:
@@ -161,7 +135,8 @@ class QP:
     g, b, l, u, lb, ub
         Vectors; bounds may be scalars, and None where absent.
     batch
-        Whether dense arguments may carry a leading batch axis.
+        Whether dense arguments may carry a leading batch axis. Then bad values in one sample of a
+        batched argument mark the sample in `invalid` instead of raising.
 
     Raises
     ------
@@ -197,8 +172,6 @@ class QP:
         self.C = self._matrix("C", C, n, batch)
         if H is not None and self.H.shape[0] != n:
             raise ShapeError(f"H: expected shape ({n}, {n}), got {self.H.shape}.")
-        if H is not None:
-            self._symmetrise(getattr(H, "dtype", np.dtype(np.float64)))
         if A is not None and b is None:
             raise ShapeError(f"b: expected a vector of {self.A.shape[0]}, as A is given, got None.")
         if A is None and b is not None:
@@ -209,14 +182,51 @@ class QP:
         self.n_in = self.C.shape[0]
         self.g = _vector("g", g_array, n, 0.0, batch)
         self.b = _vector("b", b, self.n_eq, 0.0, batch)
-        for name, array in (("g", self.g), ("b", self.b)):
-            if not np.isfinite(array).all():
-                raise DataError(
-                    f"{name}: expected finite entries, got {array[~np.isfinite(array)][0]}."
-                )
-        self.l, self.u = _bounds(("l", "u"), l, u, self.n_in, batch)
-        self.lb, self.ub = _bounds(("lb", "ub"), lb, ub, n, batch)
+        self.l = _bound("l", l, self.n_in, -np.inf, batch)
+        self.u = _bound("u", u, self.n_in, np.inf, batch)
+        self.lb = _bound("lb", lb, n, -np.inf, batch)
+        self.ub = _bound("ub", ub, n, np.inf, batch)
         self.batch = self._batch_size()
+        given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
+        self._batched = {
+            name for name, value in given.items() if np.ndim(value) == (3 if name in "HAC" else 2)
+        }
+        self.invalid = np.zeros(self.batch, dtype=np.bool_)
+        self._check_values()
+        if H is not None:
+            self._symmetrise(getattr(H, "dtype", np.dtype(np.float64)))
+
+    def _check_values(self) -> None:
+        """Reject NaN, infinite entries and crossed bounds."""
+        for name, array in (
+            ("H", self.H.values),
+            ("g", self.g),
+            ("A", self.A.values),
+            ("b", self.b),
+            ("C", self.C.values),
+        ):
+            self._reject((name,), "expected finite entries", array, ~np.isfinite(array))
+        for name, wrong in (("l", np.inf), ("u", -np.inf), ("lb", np.inf), ("ub", -np.inf)):
+            side = getattr(self, name)
+            bad = np.isnan(side) | (side == wrong)
+            self._reject((name,), f"expected numbers other than {wrong}", side, bad)
+        for lower, upper in (("l", "u"), ("lb", "ub")):
+            low, high = getattr(self, lower), getattr(self, upper)
+            crossed = np.asarray(low > high)
+            values = np.broadcast_to(low, crossed.shape)
+            self._reject((lower, upper), f"expected {lower} <= {upper}", values, crossed)
+
+    def _reject(
+        self, names: tuple[str, ...], expected: str, values: Floats, bad: npt.NDArray[np.bool_]
+    ) -> None:
+        """Mark the samples with bad values in a batched datum; raise where it is not batched."""
+        if not bad.any():
+            return
+        if self._batched.intersection(names):
+            self.invalid |= bad.any(axis=1)
+            return
+        at = int(np.flatnonzero(bad[0])[0])
+        raise DataError(f"{names[0]}: {expected}, got {values[0, at]} in entry {at}.")
 
     @staticmethod
     def _matrix(name: str, value: Matrix, n: int, batch: bool) -> SparseMatrix:
@@ -225,7 +235,6 @@ class QP:
         matrix = SparseMatrix.from_user(name, value, batch)
         if matrix.shape[1] != n:
             raise ShapeError(f"{name}: expected {n} columns, as g has, got {matrix.shape[1]}.")
-        matrix.require_finite(name)
         return matrix
 
     def _symmetrise(self, dtype: Any) -> None:
@@ -237,12 +246,16 @@ class QP:
         mirrored = values[:, order]
         kind = np.dtype(dtype)
         eps = np.finfo(kind).eps if kind.kind == "f" else np.finfo(np.float64).eps
-        size = np.abs(values).max(initial=0.0)
-        worst = np.abs(values - mirrored).max(initial=0.0)
-        if worst > 16.0 * eps * size:
+        usable = np.where(np.isfinite(values), values, 0.0)
+        size = np.abs(usable).max(axis=1, initial=0.0)
+        worst = np.abs(usable - usable[:, order]).max(axis=1, initial=0.0)
+        skew = worst > 16.0 * eps * size
+        if skew.any() and "H" not in self._batched:
             raise SymmetryError(
-                f"H: expected a symmetric matrix, got one with |H - H'| up to {worst:.3g}."
+                f"H: expected a symmetric matrix, got one with |H - H'| up to {worst[0]:.3g}."
             )
+        if skew.any():
+            self.invalid |= skew
         self.H.values = 0.5 * (values + mirrored)
 
     def _batch_size(self) -> int:
@@ -250,7 +263,7 @@ class QP:
             name: len(getattr(self, name).values if name in "HAC" else getattr(self, name))
             for name in ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
         }
-        largest = max(sizes.values())
+        largest = 0 if 0 in sizes.values() else max(sizes.values())
         for name, size in sizes.items():
             if size not in (1, largest):
                 raise ShapeError(

@@ -109,19 +109,15 @@ class Solver:
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given."""
         qp = self.problem
-        settings = self.settings
-        options = Options(
-            settings.eps_abs,
-            settings.eps_rel,
-            settings.check_duality_gap,
-            settings.max_iter,
-            settings.eps_primal_inf,
-            settings.eps_dual_inf,
-            METHODS[settings.method],
-        )
         sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
+        if isinstance(warm_start, Solution):
+            warm_start = (warm_start.x, warm_start.y, warm_start.z, warm_start.z_box)
+        point = None
+        if warm_start is not None:
+            x, y, z, z_box = (np.asarray(part)[None] for part in warm_start)
+            point = (x, y, z, z_box)
         scaling = Scaling(*(np.zeros((0, size)) for size in sizes[:3]))
-        out = _output(sizes)
+        out = new_output(sizes, 1)
         start = time.perf_counter()
         solve_range(
             self._pattern,
@@ -129,8 +125,8 @@ class Solver:
             self._entries,
             qp.data(),
             scaling,
-            _warm_start(warm_start, sizes),
-            options,
+            to_warm_start(point, sizes, 1),
+            to_options(self.settings),
             np.zeros(1, dtype=np.int64),
             0,
             1,
@@ -160,23 +156,37 @@ class Solver:
         return Solution(qp, *point, Status(code), info, certificate)
 
 
-def _output(sizes: tuple[int, int, int, int]) -> Output:
-    x, y, z, z_box = (np.zeros((1, size)) for size in sizes)
-    certificate_x, certificate_y, certificate_z, certificate_z_box = (
-        np.zeros((1, size)) for size in sizes
+def to_options(settings: Settings) -> Options:
+    """The scalars of the settings as kernels take them."""
+    return Options(
+        settings.eps_abs,
+        settings.eps_rel,
+        settings.check_duality_gap,
+        settings.max_iter,
+        settings.eps_primal_inf,
+        settings.eps_dual_inf,
+        METHODS[settings.method],
     )
-    iterations, iter_ext, factorizations, solves = (np.zeros(1, dtype=np.int64) for _ in range(4))
+
+
+def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
+    """Rows of results for `batch` samples that have not run."""
+    x, y, z, z_box = (np.zeros((batch, size)) for size in sizes)
+    certificate_x, certificate_y, certificate_z, certificate_z_box = (
+        np.zeros((batch, size)) for size in sizes
+    )
+    counts = [np.zeros(batch, dtype=np.int64) for _ in range(4)]
     return Output(
         x=x,
         y=y,
         z=z,
         z_box=z_box,
-        status=np.full(1, NOT_RUN, dtype=np.int64),
-        residuals=np.zeros((1, 3)),
-        iter=iterations,
-        iter_ext=iter_ext,
-        factorizations=factorizations,
-        solves=solves,
+        status=np.full(batch, NOT_RUN, dtype=np.int64),
+        residuals=np.zeros((batch, 3)),
+        iter=counts[0],
+        iter_ext=counts[1],
+        factorizations=counts[2],
+        solves=counts[3],
         certificate_x=certificate_x,
         certificate_y=certificate_y,
         certificate_z=certificate_z,
@@ -184,19 +194,24 @@ def _output(sizes: tuple[int, int, int, int]) -> Output:
     )
 
 
-def _warm_start(warm_start: WarmStartLike | None, sizes: tuple[int, int, int, int]) -> WarmStart:
-    if warm_start is None:
+def to_warm_start(
+    point: tuple[Floats, Floats, Floats, Floats] | None,
+    sizes: tuple[int, int, int, int],
+    batch: int,
+) -> WarmStart:
+    """Starting points (batch, size), or none."""
+    if point is None:
         return WarmStart(*(np.zeros((0, size)) for size in sizes))
-    if isinstance(warm_start, Solution):
-        warm_start = (warm_start.x, warm_start.y, warm_start.z, warm_start.z_box)
     parts = []
-    for name, part, size in zip(("x", "y", "z", "z_box"), warm_start, sizes, strict=True):
+    for name, part, size in zip(("x", "y", "z", "z_box"), point, sizes, strict=True):
         array = np.ascontiguousarray(part, dtype=np.float64)
-        if array.shape != (size,):
-            raise ShapeError(f"warm_start: expected {name} of shape ({size},), got {array.shape}.")
+        if array.shape != (batch, size):
+            raise ShapeError(
+                f"warm_start: expected {name} of shape ({batch}, {size}), got {array.shape}."
+            )
         if not np.isfinite(array).all():
             raise ShapeError(f"warm_start: expected finite {name}, got NaN or infinite entries.")
-        parts.append(array[None])
+        parts.append(array)
     return WarmStart(*parts)
 
 

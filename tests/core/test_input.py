@@ -41,7 +41,7 @@ GOOD: dict[str, Any] = {
         ({"l": 2.0}, nbqp.DataError, "l: expected l <= u"),
         ({"lb": 2.0}, nbqp.DataError, "lb: expected lb <= ub"),
         ({"u": np.array([np.nan, 1.0])}, nbqp.DataError, "u: expected numbers"),
-        ({"lb": np.inf, "ub": None}, nbqp.DataError, "lb: expected values other than inf"),
+        ({"lb": np.inf, "ub": None}, nbqp.DataError, "lb: expected numbers other than inf"),
     ],
 )
 def test_bad_data_are_named(bad: dict[str, Any], kind: type[Exception], words: str) -> None:

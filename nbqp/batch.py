@@ -1,0 +1,167 @@
+"""Many QPs of one pattern: one analysis, a thread pool, a status per sample."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from nbqp.errors import ShapeError
+from nbqp.kernels.kkt import kkt_pattern, locate_entries
+from nbqp.kernels.proxqp import solve_range
+from nbqp.kernels.residuals import batch_residuals
+from nbqp.kernels.status import INVALID_DATA
+from nbqp.kernels.structure import Floats, Ints, Scaling
+from nbqp.kernels.symbolic import analyse
+from nbqp.problem import QP, Matrix, Vector
+from nbqp.settings import Settings
+from nbqp.solution import Certificate, Status
+from nbqp.solver import new_output, to_options, to_warm_start
+from nbqp.threads import split_range
+
+SAMPLES_PER_THREAD = 8
+"""Below this many samples a thread costs more than it gains."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchInfo:
+    """Counts and residuals per sample; the run time of the batch."""
+
+    iter: Ints
+    iter_ext: Ints
+    factorizations: Ints
+    pri_res: Floats
+    dua_res: Floats
+    duality_gap: Floats
+    run_time: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSolution:
+    """The fields of a `Solution` with a leading batch axis; `status` is an array of `Status`.
+
+    A sample with invalid data has the status INVALID_DATA and NaN throughout.
+    """
+
+    problem: QP
+    x: Floats
+    y: Floats
+    z: Floats
+    z_box: Floats
+    status: npt.NDArray[np.object_]
+    info: BatchInfo
+    certificate: Certificate
+
+    def _residuals(self) -> Floats:
+        qp = self.problem
+        res: Floats = np.full((qp.batch, 3), np.nan)
+        s_e, s_i, s_box = (np.zeros((qp.batch, size)) for size in (qp.n_eq, qp.n_in, qp.n))
+        point = self.x, self.y, self.z, self.z_box
+        batch_residuals(qp.pattern(), qp.data(), *point, s_e, s_i, s_box, res)
+        return np.where(qp.invalid[:, None], np.nan, np.abs(res))
+
+    def primal_residual(self) -> Floats:
+        """Per sample: max of |Ax - b|, l - Cx, Cx - u, lb - x, x - ub, from the data."""
+        return self._residuals()[:, 0]
+
+    def dual_residual(self) -> Floats:
+        """Per sample: max |Hx + g + A'y + C'z + z_box|, from the data."""
+        return self._residuals()[:, 1]
+
+    def duality_gap(self) -> Floats:
+        """Per sample: |x'Hx + g'x + b'y + u'z_+ - l'z_- + ...|, from the data."""
+        return self._residuals()[:, 2]
+
+
+def solve_batch(
+    H: Matrix = None,
+    g: Vector = None,
+    A: Matrix = None,
+    b: Vector = None,
+    C: Matrix = None,
+    l: Vector = None,
+    u: Vector = None,
+    lb: Vector = None,
+    ub: Vector = None,
+    *,
+    settings: Settings | None = None,
+    warm_start: BatchSolution | tuple[Floats, Floats, Floats, Floats] | None = None,
+    threads: int | None = None,
+) -> BatchSolution:
+    """Solve a batch of QPs; see `solve_qp` for the problem.
+
+    Parameters
+    ----------
+    H, g, A, b, C, l, u, lb, ub
+        As in `solve_qp`; any dense one may carry a leading batch axis, the others are shared.
+        A shared matrix has the pattern of its nonzeros, a batched one is taken as full.
+    settings
+        See `Settings`.
+    warm_start
+        A previous `BatchSolution`, or (x, y, z, z_box) with a leading batch axis.
+    threads
+        At most this many threads; None: as many as there are processors. Results do not depend
+        on it.
+
+    Returns
+    -------
+    BatchSolution
+        A sample that fails has its own status and harms no other.
+
+    Raises
+    ------
+    QPError
+        Bad shapes, or bad values in a shared argument.
+
+    Examples
+    --------
+    >>> import numpy as np, nbqp
+    >>> sol = nbqp.solve_batch(np.eye(2), np.array([[-1.0, 1.0], [-2.0, -3.0]]), lb=0.0)
+    >>> sol.x
+    array([[1., 0.],
+           [2., 3.]])
+    """
+    settings = settings if settings is not None else Settings()
+    qp = QP(H, g, A, b, C, l, u, lb, ub, batch=True)
+    pattern = qp.pattern()
+    factor = analyse(qp.n + qp.n_eq + qp.n_in, *kkt_pattern(pattern))
+    entries = locate_entries(pattern, factor)
+    sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
+    if isinstance(warm_start, BatchSolution):
+        warm_start = (warm_start.x, warm_start.y, warm_start.z, warm_start.z_box)
+    warm = to_warm_start(warm_start, sizes, qp.batch)
+    options = to_options(settings)
+    data = qp.data()
+    scaling = Scaling(*(np.zeros((0, size)) for size in sizes[:3]))
+    out = new_output(sizes, qp.batch)
+    out.status[qp.invalid] = INVALID_DATA
+    for array in (out.x, out.y, out.z, out.z_box, out.residuals):
+        array[qp.invalid] = np.nan
+    abort = np.zeros(1, dtype=np.int64)
+
+    def run(begin: int, end: int) -> None:
+        solve_range(pattern, factor, entries, data, scaling, warm, options, abort, begin, end, out)
+
+    if threads is not None and threads < 1:
+        raise ShapeError(f"threads: expected an integer of at least 1, got {threads}.")
+    most = threads if threads is not None else (os.cpu_count() or 1)
+    start = time.perf_counter()
+    split_range(run, qp.batch, min(most, max(1, qp.batch // SAMPLES_PER_THREAD)))
+    run_time = time.perf_counter() - start
+    info = BatchInfo(
+        out.iter,
+        out.iter_ext,
+        out.factorizations,
+        out.residuals[:, 0],
+        out.residuals[:, 1],
+        np.abs(out.residuals[:, 2]),
+        run_time,
+    )
+    status = np.array([Status(int(code)) for code in out.status], dtype=object)
+    certificate = Certificate(
+        out.certificate_x, out.certificate_y, out.certificate_z, out.certificate_z_box
+    )
+    return BatchSolution(qp, out.x, out.y, out.z, out.z_box, status, info, certificate)

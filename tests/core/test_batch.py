@@ -1,0 +1,114 @@
+"""Batches: each sample as if it were alone, whatever its neighbours and threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import nbqp
+from tests.core.oracles import Data, residuals
+
+EPS = 1e-9
+SETTINGS = nbqp.Settings(eps_abs=EPS)
+RNG = np.random.default_rng(8)
+BATCH, N, N_EQ, N_IN = 40, 12, 3, 8
+A = RNG.standard_normal((BATCH, N_EQ, N))
+X = RNG.random((BATCH, N))
+C = RNG.standard_normal((N_IN, N))
+CX = X @ C.T
+M = RNG.standard_normal((N, N))
+ARGS: dict[str, Any] = {
+    "H": M @ M.T,
+    "g": RNG.standard_normal((BATCH, N)),
+    "A": A,
+    "b": np.einsum("kij,kj->ki", A, X),
+    "C": C,
+    "l": CX - 0.1,
+    "u": CX + RNG.random((BATCH, N_IN)),
+    "lb": 0.0,
+    "ub": 2.0,
+}
+
+
+def take(rows: Any) -> dict[str, Any]:
+    """The same batch with some samples, in some order."""
+    return {
+        name: value[rows]
+        if np.ndim(value) > (2 if name in "HAC" else 1) or name in "gblu"
+        else value
+        for name, value in ARGS.items()
+    }
+
+
+def same(one: nbqp.BatchSolution, other: nbqp.BatchSolution, rows: Any) -> None:
+    for name in ("x", "y", "z", "z_box", "status"):
+        np.testing.assert_array_equal(getattr(one, name)[rows], getattr(other, name))
+
+
+def test_every_sample_is_solved_on_its_own_data() -> None:
+    sol = nbqp.solve_batch(**ARGS, settings=SETTINGS)
+    assert all(status is nbqp.Status.SOLVED for status in sol.status)
+    assert sol.primal_residual().shape == (BATCH,)
+    for k in range(BATCH):
+        data = Data(**{name: np.asarray(v) for name, v in take(k).items()})
+        res = residuals(data, sol.x[k], sol.y[k], sol.z[k], sol.z_box[k])
+        assert max(abs(r) for r in res) <= EPS
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_are_bit_for_bit_those_of_any_other_batch(threads: int) -> None:
+    whole = nbqp.solve_batch(**ARGS, settings=SETTINGS, threads=threads)
+    for rows in (slice(3, 4), slice(None, None, -1), RNG.permutation(BATCH)):
+        part = nbqp.solve_batch(**take(rows), settings=SETTINGS, threads=1)
+        same(whole, part, rows)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_bad_sample_has_its_status_and_leaves_the_others_alone(poison: float) -> None:
+    good = nbqp.solve_batch(**ARGS, settings=SETTINGS)
+    g = ARGS["g"].copy()
+    g[5, 0] = poison
+    l = ARGS["l"].copy()
+    l[7] = 1e3
+    bad = nbqp.solve_batch(**{**ARGS, "g": g, "l": l}, settings=SETTINGS)
+    assert bad.status[5] is bad.status[7] is nbqp.Status.INVALID_DATA
+    assert np.isnan(bad.x[[5, 7]]).all()
+    rest = np.setdiff1d(np.arange(BATCH), [5, 7])
+    np.testing.assert_array_equal(bad.x[rest], good.x[rest])
+
+
+def test_an_infeasible_sample_leaves_the_others_alone() -> None:
+    good = nbqp.solve_batch(**ARGS, settings=SETTINGS)
+    b = ARGS["b"].copy()
+    b[4] = 1e3
+    sol = nbqp.solve_batch(**{**ARGS, "b": b}, settings=SETTINGS)
+    assert sol.status[4] is nbqp.Status.PRIMAL_INFEASIBLE
+    rest = np.setdiff1d(np.arange(BATCH), [4])
+    np.testing.assert_array_equal(sol.x[rest], good.x[rest])
+
+
+def test_shared_sparse_data_and_warm_starts() -> None:
+    shared = {"H": sp.eye_array(N, format="csc"), "g": ARGS["g"], "C": sp.csc_array(C), "u": 1.0}
+    cold = nbqp.solve_batch(**shared, settings=SETTINGS)
+    warm = nbqp.solve_batch(**shared, settings=SETTINGS, warm_start=cold)
+    assert all(status is nbqp.Status.SOLVED for status in warm.status)
+    assert warm.info.iter.max() == 1
+    np.testing.assert_allclose(warm.x, cold.x, atol=1e-8)
+
+
+def test_batch_sizes_have_to_agree() -> None:
+    with pytest.raises(nbqp.ShapeError, match="expected a batch of"):
+        nbqp.solve_batch(np.eye(2), np.ones((3, 2)), lb=np.zeros((2, 2)))
+
+
+def test_an_empty_batch_is_no_error() -> None:
+    sol = nbqp.solve_batch(np.eye(2), np.ones((0, 2)))
+    assert sol.x.shape == (0, 2)
+
+
+def test_a_batch_of_one_bad_sample_has_a_status_too() -> None:
+    sol = nbqp.solve_batch(np.eye(2), np.full((1, 2), np.nan))
+    assert sol.status[0] is nbqp.Status.INVALID_DATA
