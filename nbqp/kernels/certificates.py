@@ -28,40 +28,48 @@ def proves_primal_infeasible(pattern, problem, y, z, residual, eps, eps_abs):
     y (n_eq), residual = A'y + M'z (n): not modified. z (m): parts on infinite sides, and parts of
     bounds that the residual corrects, are changed.
     """
+    n = pattern.n
+    n_eq = pattern.n_eq
+    b = problem.b
+    unit_e = problem.unit_e
+    unit = problem.unit
+    unit_d = problem.unit_d
+    hi = problem.hi
+    lo = problem.lo
     n_in = pattern.n_in
     residual_norm = 0.0
-    for j in range(pattern.n):
+    for j in range(n):
         i = n_in + j
         r = residual[j]
         # A bound's multiplier enters the residual alone: choose it to cancel.
         wanted = z[i] - r
-        if (wanted > 0.0 and problem.hi[i] < np.inf) or (wanted < 0.0 and problem.lo[i] > -np.inf):
+        if (wanted > 0.0 and hi[i] < np.inf) or (wanted < 0.0 and lo[i] > -np.inf):
             r = 0.0
             z[i] = wanted
         else:
             r -= z[i]
             z[i] = 0.0
-        residual_norm = max(residual_norm, abs(r) * problem.unit_d[j])
+        residual_norm = max(residual_norm, abs(r) * unit_d[j])
     support = 0.0
     terms = 0.0
     norm = 0.0
     c = problem.cost[0]
-    for i in range(pattern.n_eq):
-        support += problem.b[i] * y[i]
-        terms += abs(problem.b[i] * y[i])
-        norm += abs(y[i]) / problem.unit_e[i]
-    for i in range(n_in + pattern.n):
+    for i in range(n_eq):
+        support += b[i] * y[i]
+        terms += abs(b[i] * y[i])
+        norm += abs(y[i]) / unit_e[i]
+    for i in range(n_in + n):
         if z[i] > 0.0:
-            if problem.hi[i] == np.inf:
+            if hi[i] == np.inf:
                 return False
-            support += problem.hi[i] * z[i]
-            terms += abs(problem.hi[i] * z[i])
+            support += hi[i] * z[i]
+            terms += abs(hi[i] * z[i])
         elif z[i] < 0.0:
-            if problem.lo[i] == -np.inf:
+            if lo[i] == -np.inf:
                 return False
-            support += problem.lo[i] * z[i]
-            terms += abs(problem.lo[i] * z[i])
-        norm += abs(z[i]) / problem.unit[i]
+            support += lo[i] * z[i]
+            terms += abs(lo[i] * z[i])
+        norm += abs(z[i]) / unit[i]
     support /= c
     return (
         support < -SIGNIFICANT * terms / c
@@ -76,18 +84,28 @@ def proves_dual_infeasible(pattern, problem, d, Hd, Ad, Md, eps):
 
     d (n), Hd (n), Ad (n_eq), Md (m): not modified.
     """
+    n = pattern.n
+    n_eq = pattern.n_eq
+    n_in = pattern.n_in
+    g = problem.g
+    hi = problem.hi
+    lo = problem.lo
+    D = problem.D
+    unit_d = problem.unit_d
+    unit_e = problem.unit_e
+    unit = problem.unit
     norm = 0.0
     slope = 0.0
     terms = 0.0
     largest_g = 0.0
     curvature = 0.0
     c = problem.cost[0]
-    for j in range(pattern.n):
-        norm = max(norm, abs(d[j]) * problem.D[j])
-        slope += problem.g[j] * d[j]
-        terms += abs(problem.g[j] * d[j])
-        largest_g = max(largest_g, abs(problem.g[j]) * problem.unit_d[j])
-        curvature = max(curvature, abs(Hd[j]) * problem.unit_d[j])
+    for j in range(n):
+        norm = max(norm, abs(d[j]) * D[j])
+        slope += g[j] * d[j]
+        terms += abs(g[j] * d[j])
+        largest_g = max(largest_g, abs(g[j]) * unit_d[j])
+        curvature = max(curvature, abs(Hd[j]) * unit_d[j])
     if not slope < -SIGNIFICANT * terms or norm == 0.0:
         return False
     slope /= c
@@ -95,11 +113,11 @@ def proves_dual_infeasible(pattern, problem, d, Hd, Ad, Md, eps):
         return False
     # Leaving the cone by `leave` costs about |g| * leave: it has to be small beside the descent.
     leave = 0.0
-    for i in range(pattern.n_eq):
-        leave = max(leave, abs(Ad[i]) * problem.unit_e[i])
-    for i in range(pattern.n_in + pattern.n):
-        if problem.hi[i] < np.inf:
-            leave = max(leave, Md[i] * problem.unit[i])
-        if problem.lo[i] > -np.inf:
-            leave = max(leave, -Md[i] * problem.unit[i])
+    for i in range(n_eq):
+        leave = max(leave, abs(Ad[i]) * unit_e[i])
+    for i in range(n_in + n):
+        if hi[i] < np.inf:
+            leave = max(leave, Md[i] * unit[i])
+        if lo[i] > -np.inf:
+            leave = max(leave, -Md[i] * unit[i])
     return leave * largest_g <= -eps * slope and leave <= eps * norm

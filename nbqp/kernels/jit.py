@@ -1,5 +1,9 @@
 """The decorators of all compiled code, and the stamp that keeps its cache honest.
 
+Numba optimises a function together with all it calls, at every level of the call tree again. Inner
+kernels are therefore left as they are, and LLVM sees each of them once, in the entry that they end
+up in: the code is the same, and compiling takes a third of the time.
+
 Numba stamps a cached function with its *own* source file only: a callee that changed in
 another file would leave the old machine code running, also across upgrades. `entry` therefore
 stamps every cached function with one hash over the whole kernels package.
@@ -13,6 +17,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import LoweringPass, register_pass
+from numba.core.typed_passes import AnnotateTypes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,9 +39,39 @@ def _package_stamp() -> str:
 PACKAGE_STAMP = _package_stamp()
 
 
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _LeaveUnoptimised(LoweringPass):  # type: ignore[misc]
+    """Give the function a library that does not optimise itself."""
+
+    _name = "nbqp_leave_unoptimised"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
+        library.enable_object_caching()
+        library._optimize_final_module = lambda: None
+        state.library = library
+        return False
+
+
+class _InnerCompiler(CompilerBase):  # type: ignore[misc]
+    def define_pipelines(self) -> list[Any]:
+        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.add_pass_after(_LeaveUnoptimised, AnnotateTypes)
+        pipeline.finalize()
+        return [pipeline]
+
+
+def _inner(function: F, fastmath: set[str]) -> F:
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    return numba.njit(pipeline_class=_InnerCompiler, **options)(function)  # type: ignore[no-any-return]
+
+
 def kernel(function: F) -> F:
     """Compile a function that other kernels call; it is compiled into its callers' cache."""
-    return numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH)(function)  # type: ignore[no-any-return]
+    return _inner(function, FASTMATH)
 
 
 def reduction(function: F) -> F:
@@ -42,13 +79,12 @@ def reduction(function: F) -> F:
 
     The order is fixed once compiled: a result depends on the machine, never on the run.
     """
-    fastmath = FASTMATH | {"reassoc", "nsz"}
-    return numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)  # type: ignore[no-any-return]
+    return _inner(function, FASTMATH | {"reassoc", "nsz"})
 
 
 def exact(function: F) -> F:
     """Compile a kernel of error-free transformations: not even fused multiply-add is allowed."""
-    return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    return _inner(function, set())
 
 
 def entry(function: F) -> F:

@@ -3,7 +3,9 @@
 The graph of the remaining matrix is kept as a quotient graph: an eliminated pivot becomes an
 *element*, the clique of its remaining neighbours, which absorbs the elements it touches. Variables
 that cannot be told apart are merged into supervariables; degrees are bounded from above by sums
-over elements.
+over elements. Unlike AMD, a supervariable's own size counts in its degree: a block of equal dense
+constraint rows then waits for the variables it couples, as in a Schur complement. That costs little
+fill and avoids pivots of the size of the regularisation.
 
 AMD's rule for dense rows (postpone all above 10 sqrt(N)) marks every node of a dense problem and
 loses the order. Here a node must also have ten times the mean degree: the few rows that couple
@@ -132,6 +134,7 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
     alive = np.ones(N, dtype=np.bool_)  # has a list
     is_element = np.zeros(N, dtype=np.bool_)
     degree = length.copy()
+    place = length.copy()  # list of each variable: its degree, its own supervariable included
     outside = np.zeros(N, dtype=np.int64)  # |Le \ Lme| of elements, where seen == stamp
     seen = np.full(N, -1, dtype=np.int64)
     mark = np.full(N, -1, dtype=np.int64)
@@ -191,7 +194,7 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
                     inside[i] = True
                     lists[used] = i
                     used += 1
-                    _remove(i, degree[i], head, following, previous)
+                    _remove(i, place[i], head, following, previous)
         done += weight[me]
         start[me] = begin
         length[me] = used - begin
@@ -286,8 +289,9 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
             inside[i] = False
             if weight[i] > 0:
                 degree[i] = min(degree[i] + size - weight[i], remaining - done - weight[i])
-                lowest = min(lowest, degree[i])
-                _insert(i, degree[i], head, following, previous)
+                place[i] = degree[i] + weight[i] - 1
+                lowest = min(lowest, place[i])
+                _insert(i, place[i], head, following, previous)
                 lists[begin + kept] = i
                 kept += 1
         inside[me] = False

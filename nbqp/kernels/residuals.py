@@ -26,28 +26,40 @@ from nbqp.kernels.structure import sample
 @kernel
 def update_products(pattern, problem, it):
     """Recompute it.Hx, it.dual, it.e and it.v from it.x, it.y and it.z (not modified)."""
+    Hx = it.Hx
+    x = it.x
+    n_eq = pattern.n_eq
+    e = it.e
+    v = it.v
+    n = pattern.n
+    b = problem.b
     n_in = pattern.n_in
-    it.Hx[:] = 0.0
-    add_transposed_product(pattern.Hp, pattern.Hi, problem.H, it.x, it.Hx)
-    for i in range(pattern.n_eq):
-        it.e[i] = -problem.b[i]
-    add_product(pattern.Ap, pattern.Ai, problem.A, it.x, it.e)
+    Hx[:] = 0.0
+    add_transposed_product(pattern.Hp, pattern.Hi, problem.H, x, Hx)
+    for i in range(n_eq):
+        e[i] = -b[i]
+    add_product(pattern.Ap, pattern.Ai, problem.A, x, e)
     for i in range(n_in):
-        it.v[i] = 0.0
-    add_product(pattern.Cp, pattern.Ci, problem.C, it.x, it.v)
-    for j in range(pattern.n):
-        it.v[n_in + j] = it.x[j]
+        v[i] = 0.0
+    add_product(pattern.Cp, pattern.Ci, problem.C, x, v)
+    for j in range(n):
+        v[n_in + j] = x[j]
     update_dual(pattern, problem, it)
 
 
 @kernel
 def update_dual(pattern, problem, it):
     """Recompute it.dual from it.Hx, it.y and it.z (not modified)."""
+    n = pattern.n
+    dual = it.dual
+    z = it.z
+    Hx = it.Hx
+    g = problem.g
     n_in = pattern.n_in
-    for j in range(pattern.n):
-        it.dual[j] = it.Hx[j] + problem.g[j] + it.z[n_in + j]
-    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, it.y, it.dual)
-    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, it.z, it.dual)
+    for j in range(n):
+        dual[j] = Hx[j] + g[j] + z[n_in + j]
+    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, it.y, dual)
+    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, z, dual)
 
 
 @kernel
@@ -66,21 +78,35 @@ def measure(pattern, problem, it, res):
 
     res (3): overwritten by the primal residual, the dual residual and |gap|.
     """
+    n = pattern.n
+    n_eq = pattern.n_eq
+    n_in = pattern.n_in
+    it_v = it.v
+    it_z = it.z
+    x = it.x
+    it_dual = it.dual
+    y = it.y
+    e = it.e
+    unit_d = problem.unit_d
+    unit_e = problem.unit_e
+    unit = problem.unit
+    hi = problem.hi
+    lo = problem.lo
     primal = 0.0
     gap = 0.0
     dual = 0.0
-    for j in range(pattern.n):
-        dual = max(dual, abs(it.dual[j]) * problem.unit_d[j])
-        gap += it.x[j] * it.dual[j]
-    for i in range(pattern.n_eq):
-        primal = max(primal, abs(it.e[i]) * problem.unit_e[i])
-        gap -= it.y[i] * it.e[i]
-    for i in range(pattern.n_in + pattern.n):
-        v = it.v[i]
-        primal = max(primal, max(v - problem.hi[i], problem.lo[i] - v) * problem.unit[i])
-        z = it.z[i]
+    for j in range(n):
+        dual = max(dual, abs(it_dual[j]) * unit_d[j])
+        gap += x[j] * it_dual[j]
+    for i in range(n_eq):
+        primal = max(primal, abs(e[i]) * unit_e[i])
+        gap -= y[i] * e[i]
+    for i in range(n_in + n):
+        v = it_v[i]
+        primal = max(primal, max(v - hi[i], lo[i] - v) * unit[i])
+        z = it_z[i]
         if z != 0.0:
-            gap -= z * (v - side_of(z, problem.lo[i], problem.hi[i]))
+            gap -= z * (v - side_of(z, lo[i], hi[i]))
     res[0] = primal
     res[1] = dual
     res[2] = abs(gap) / problem.cost[0]
@@ -89,24 +115,40 @@ def measure(pattern, problem, it, res):
 @kernel
 def set_tolerances(pattern, problem, it, eps_abs, eps_rel, tol):
     """Tol (3) = eps_abs + eps_rel * (size of the terms of each residual); as in ProxQP."""
+    n_eq = pattern.n_eq
+    n = pattern.n
+    problem_b = problem.b
+    n_in = pattern.n_in
+    z = it.z
+    lo = problem.lo
+    hi = problem.hi
+    unit_e = problem.unit_e
+    unit = problem.unit
+    Hx = it.Hx
+    g = problem.g
+    unit_d = problem.unit_d
+    x = it.x
+    it_dual = it.dual
+    v = it.v
+    e = it.e
     tol[:] = eps_abs
     if eps_rel == 0.0:
         return
     primal = 0.0
-    for i in range(pattern.n_eq):
-        b = problem.b[i]
-        primal = max(primal, max(abs(b), abs(it.e[i] + b)) * problem.unit_e[i])
+    for i in range(n_eq):
+        b = problem_b[i]
+        primal = max(primal, max(abs(b), abs(e[i] + b)) * unit_e[i])
     gap = 0.0
-    for i in range(pattern.n_in + pattern.n):
-        side = side_of(it.z[i], problem.lo[i], problem.hi[i])
-        primal = max(primal, max(abs(side), abs(it.v[i])) * problem.unit[i])
-        gap += abs(side * it.z[i])
+    for i in range(n_in + n):
+        side = side_of(z[i], lo[i], hi[i])
+        primal = max(primal, max(abs(side), abs(v[i])) * unit[i])
+        gap += abs(side * z[i])
     dual = 0.0
-    for j in range(pattern.n):
-        terms = max(abs(it.Hx[j]), abs(problem.g[j]))
-        terms = max(terms, abs(it.Hx[j] + problem.g[j] - it.dual[j]))
-        dual = max(dual, terms * problem.unit_d[j])
-        gap += abs(it.x[j] * (it.Hx[j] + problem.g[j]))
+    for j in range(n):
+        terms = max(abs(Hx[j]), abs(g[j]))
+        terms = max(terms, abs(Hx[j] + g[j] - it_dual[j]))
+        dual = max(dual, terms * unit_d[j])
+        gap += abs(x[j] * (Hx[j] + g[j]))
     tol[0] += eps_rel * primal
     tol[1] += eps_rel * dual
     tol[2] += eps_rel * gap / problem.cost[0]
@@ -125,6 +167,12 @@ def exact_residuals(pattern, H, g, A, b, C, l, u, lb, ub, x, y, z, z_box, s_e, s
     s_e, s_i, s_box: shifts of the constraints (zeros for the QP as given). Every argument but
     res (3) is not modified: primal residual, dual residual, duality gap (with its sign).
     """
+    Ap = pattern.Ap
+    Ai = pattern.Ai
+    Cp = pattern.Cp
+    Ci = pattern.Ci
+    n_eq = pattern.n_eq
+    n_in = pattern.n_in
     n = pattern.n
     total = np.zeros(n)
     error = np.zeros(n)
@@ -132,19 +180,19 @@ def exact_residuals(pattern, H, g, A, b, C, l, u, lb, ub, x, y, z, z_box, s_e, s
         total[j] = g[j]
         add_compensated(z_box[j], total, error, j)
     add_transposed_product_compensated(pattern.Hp, pattern.Hi, H, x, total, error)
-    add_transposed_product_compensated(pattern.Ap, pattern.Ai, A, y, total, error)
-    add_transposed_product_compensated(pattern.Cp, pattern.Ci, C, z, total, error)
-    e = np.zeros(pattern.n_eq)
-    e_error = np.zeros(pattern.n_eq)
-    for i in range(pattern.n_eq):
+    add_transposed_product_compensated(Ap, Ai, A, y, total, error)
+    add_transposed_product_compensated(Cp, Ci, C, z, total, error)
+    e = np.zeros(n_eq)
+    e_error = np.zeros(n_eq)
+    for i in range(n_eq):
         e[i] = -b[i]
         add_compensated(-s_e[i], e, e_error, i)
-    add_product_compensated(pattern.Ap, pattern.Ai, A, x, e, e_error)
-    v = np.zeros(pattern.n_in)
-    v_error = np.zeros(pattern.n_in)
-    for i in range(pattern.n_in):
+    add_product_compensated(Ap, Ai, A, x, e, e_error)
+    v = np.zeros(n_in)
+    v_error = np.zeros(n_in)
+    for i in range(n_in):
         v[i] = -s_i[i]
-    add_product_compensated(pattern.Cp, pattern.Ci, C, x, v, v_error)
+    add_product_compensated(Cp, Ci, C, x, v, v_error)
 
     gap = np.zeros(1)
     gap_error = np.zeros(1)
@@ -159,11 +207,11 @@ def exact_residuals(pattern, H, g, A, b, C, l, u, lb, ub, x, y, z, z_box, s_e, s
         if z_box[j] != 0.0:
             side = ub[j] if z_box[j] > 0.0 else lb[j]
             _add_product(-z_box[j], value - side, gap, gap_error)
-    for i in range(pattern.n_eq):
+    for i in range(n_eq):
         r = e[i] + e_error[i]
         primal = max(primal, abs(r))
         _add_product(-y[i], r, gap, gap_error)
-    for i in range(pattern.n_in):
+    for i in range(n_in):
         above = (v[i] - u[i]) + v_error[i]
         below = (l[i] - v[i]) - v_error[i]
         primal = max(primal, max(above, below))

@@ -42,11 +42,18 @@ def _apply_norms(norms, D):
 @kernel
 def equilibrate(pattern, H, A, C, D, E, F):
     """Ruiz's sweeps. H, A, C: values on the pattern, not modified. D, E, F: overwritten."""
+    n = pattern.n
+    Hp = pattern.Hp
+    Hi = pattern.Hi
+    Ap = pattern.Ap
+    Ai = pattern.Ai
+    Cp = pattern.Cp
+    Ci = pattern.Ci
     D[:] = 1.0
     E[:] = 1.0
     F[:] = 1.0
-    columns = np.empty(pattern.n)
-    mirror = np.empty(pattern.n)
+    columns = np.empty(n)
+    mirror = np.empty(n)
     rows_A = np.empty(pattern.n_eq)
     rows_C = np.empty(pattern.n_in)
     for _ in range(SWEEPS):
@@ -54,9 +61,9 @@ def equilibrate(pattern, H, A, C, D, E, F):
         mirror[:] = 0.0
         rows_A[:] = 0.0
         rows_C[:] = 0.0
-        _raise_norms(pattern.Hp, pattern.Hi, H, D, D, columns, mirror)
-        _raise_norms(pattern.Ap, pattern.Ai, A, D, E, columns, rows_A)
-        _raise_norms(pattern.Cp, pattern.Ci, C, D, F, columns, rows_C)
+        _raise_norms(Hp, Hi, H, D, D, columns, mirror)
+        _raise_norms(Ap, Ai, A, D, E, columns, rows_A)
+        _raise_norms(Cp, Ci, C, D, F, columns, rows_C)
         worst = _apply_norms(columns, D)
         worst = max(worst, _apply_norms(rows_A, E))
         worst = max(worst, _apply_norms(rows_C, F))
@@ -75,14 +82,17 @@ def _scale_values(Mp, Mi, Mx, D, E, c, out):
 @kernel
 def scale_cost(pattern, H, g, D):
     """C = 1 / max(mean column norm of D H D, |D g|), so that multipliers are near one."""
+    n = pattern.n
+    Hp = pattern.Hp
+    Hi = pattern.Hi
     total = 0.0
-    for j in range(pattern.n):
+    for j in range(n):
         largest = 0.0
-        for p in range(pattern.Hp[j], pattern.Hp[j + 1]):
-            largest = max(largest, abs(H[p]) * D[j] * D[pattern.Hi[p]])
+        for p in range(Hp[j], Hp[j + 1]):
+            largest = max(largest, abs(H[p]) * D[j] * D[Hi[p]])
         total += largest
-    size = total / max(pattern.n, 1)
-    for j in range(pattern.n):
+    size = total / max(n, 1)
+    for j in range(n):
         size = max(size, abs(g[j]) * D[j])
     if size == 0.0:
         return 1.0
@@ -92,6 +102,15 @@ def scale_cost(pattern, H, g, D):
 @kernel
 def scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem):
     """Fill `problem`, whose D, E, F are set, from the user's data (not modified)."""
+    n = pattern.n
+    n_eq = pattern.n_eq
+    problem_g = problem.g
+    lo = problem.lo
+    hi = problem.hi
+    unit = problem.unit
+    unit_d = problem.unit_d
+    problem_b = problem.b
+    unit_e = problem.unit_e
     D = problem.D
     E = problem.E
     F = problem.F
@@ -101,42 +120,54 @@ def scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem):
     _scale_values(pattern.Hp, pattern.Hi, H, D, D, c, problem.H)
     _scale_values(pattern.Ap, pattern.Ai, A, D, E, 1.0, problem.A)
     _scale_values(pattern.Cp, pattern.Ci, C, D, F, 1.0, problem.C)
-    for j in range(pattern.n):
-        problem.g[j] = c * D[j] * g[j]
-        problem.lo[n_in + j] = lb[j] / D[j]
-        problem.hi[n_in + j] = ub[j] / D[j]
-        problem.unit[n_in + j] = D[j]
-        problem.unit_d[j] = 1.0 / (c * D[j])
-    for i in range(pattern.n_eq):
-        problem.b[i] = E[i] * b[i]
-        problem.unit_e[i] = 1.0 / E[i]
+    for j in range(n):
+        problem_g[j] = c * D[j] * g[j]
+        lo[n_in + j] = lb[j] / D[j]
+        hi[n_in + j] = ub[j] / D[j]
+        unit[n_in + j] = D[j]
+        unit_d[j] = 1.0 / (c * D[j])
+    for i in range(n_eq):
+        problem_b[i] = E[i] * b[i]
+        unit_e[i] = 1.0 / E[i]
     for i in range(n_in):
-        problem.lo[i] = F[i] * l[i]
-        problem.hi[i] = F[i] * u[i]
-        problem.unit[i] = 1.0 / F[i]
+        lo[i] = F[i] * l[i]
+        hi[i] = F[i] * u[i]
+        unit[i] = 1.0 / F[i]
 
 
 @kernel
 def scale_point(pattern, problem, x, y, z, z_box, iterate):
     """The user's (x, y, z, z_box), not modified, in scaled units into `iterate`."""
+    n = pattern.n
+    n_eq = pattern.n_eq
+    n_in = pattern.n_in
+    D = problem.D
+    E = problem.E
+    F = problem.F
     c = problem.cost[0]
-    for j in range(pattern.n):
-        iterate.x[j] = x[j] / problem.D[j]
-        iterate.z[pattern.n_in + j] = c * problem.D[j] * z_box[j]
-    for i in range(pattern.n_eq):
-        iterate.y[i] = c * y[i] / problem.E[i]
-    for i in range(pattern.n_in):
-        iterate.z[i] = c * z[i] / problem.F[i]
+    for j in range(n):
+        iterate.x[j] = x[j] / D[j]
+        iterate.z[n_in + j] = c * D[j] * z_box[j]
+    for i in range(n_eq):
+        iterate.y[i] = c * y[i] / E[i]
+    for i in range(n_in):
+        iterate.z[i] = c * z[i] / F[i]
 
 
 @kernel
 def unscale_point(pattern, problem, iterate, x, y, z, z_box):
     """The inverse of `scale_point`: x (n), y (n_eq), z (n_in), z_box (n) are overwritten."""
+    n = pattern.n
+    n_eq = pattern.n_eq
+    n_in = pattern.n_in
+    D = problem.D
+    E = problem.E
+    F = problem.F
     c = problem.cost[0]
-    for j in range(pattern.n):
-        x[j] = iterate.x[j] * problem.D[j]
-        z_box[j] = iterate.z[pattern.n_in + j] / (c * problem.D[j])
-    for i in range(pattern.n_eq):
-        y[i] = iterate.y[i] * problem.E[i] / c
-    for i in range(pattern.n_in):
-        z[i] = iterate.z[i] * problem.F[i] / c
+    for j in range(n):
+        x[j] = iterate.x[j] * D[j]
+        z_box[j] = iterate.z[n_in + j] / (c * D[j])
+    for i in range(n_eq):
+        y[i] = iterate.y[i] * E[i] / c
+    for i in range(n_in):
+        z[i] = iterate.z[i] * F[i] / c

@@ -55,9 +55,11 @@ def active_side(v, z, mu, lo, hi):
 @kernel
 def _set_active(problem, v, z, mu, active):
     """Fill `active` (m) with the sides at v; returns how many rows changed."""
+    lo = problem.lo
+    hi = problem.hi
     changed = 0
     for i in range(len(active)):
-        side = active_side(v[i], z[i], mu[i], problem.lo[i], problem.hi[i])
+        side = active_side(v[i], z[i], mu[i], lo[i], hi[i])
         if side != active[i]:
             active[i] = side
             changed += 1
@@ -67,63 +69,108 @@ def _set_active(problem, v, z, mu, active):
 @kernel
 def _set_multipliers(problem, it, centre, mu_e, mu):
     """The augmented Lagrangian's multipliers at it.x into it.y and it.z."""
-    for i in range(len(it.y)):
-        it.y[i] = centre.y[i] + it.e[i] / mu_e[i]
-    for i in range(len(it.z)):
-        p = it.v[i] + mu[i] * centre.z[i]
-        it.z[i] = (p - min(max(p, problem.lo[i]), problem.hi[i])) / mu[i]
+    y = it.y
+    z = it.z
+    centre_y = centre.y
+    v = it.v
+    e = it.e
+    centre_z = centre.z
+    hi = problem.hi
+    lo = problem.lo
+    for i in range(len(y)):
+        y[i] = centre_y[i] + e[i] / mu_e[i]
+    for i in range(len(z)):
+        p = v[i] + mu[i] * centre_z[i]
+        z[i] = (p - min(max(p, lo[i]), hi[i])) / mu[i]
 
 
 @kernel
 def _newton_direction(pattern, factor, problem, it, centre, system, mu, active):
     """(dx, dy, dz) of the subproblem for the active set; it.y, it.z become those it refers to."""
-    for i in range(len(it.z)):
+    n = pattern.n
+    n_eq = pattern.n_eq
+    z = it.z
+    r1 = system.r1
+    r2 = system.r2
+    r3 = system.r3
+    dual = it.dual
+    e = it.e
+    mu_e = system.mu_e
+    hi = problem.hi
+    lo = problem.lo
+    centre_y = centre.y
+    y = it.y
+    v = it.v
+    x = it.x
+    centre_x = centre.x
+    centre_z = centre.z
+    for i in range(len(z)):
         if active[i] == 0:
-            it.z[i] = 0.0
+            z[i] = 0.0
     update_dual(pattern, problem, it)
     rho = system.rho[0]
-    for j in range(pattern.n):
-        system.r1[j] = -(it.dual[j] + rho * (it.x[j] - centre.x[j]))
-    for i in range(pattern.n_eq):
-        system.r2[i] = -it.e[i] - system.mu_e[i] * (centre.y[i] - it.y[i])
-    for i in range(len(it.z)):
+    for j in range(n):
+        r1[j] = -(dual[j] + rho * (x[j] - centre_x[j]))
+    for i in range(n_eq):
+        r2[i] = -e[i] - mu_e[i] * (centre_y[i] - y[i])
+    for i in range(len(z)):
         if active[i] != 0:
-            side = problem.hi[i] if active[i] > 0 else problem.lo[i]
-            system.r3[i] = side - it.v[i] - mu[i] * (centre.z[i] - it.z[i])
+            side = hi[i] if active[i] > 0 else lo[i]
+            r3[i] = side - v[i] - mu[i] * (centre_z[i] - z[i])
         else:
-            system.r3[i] = 0.0
+            r3[i] = 0.0
     return solve_system(pattern, factor, problem.H, problem.A, problem.C, system, 1e-13)
 
 
 @kernel
 def _step_length(pattern, problem, it, centre, step, system, mu, p):
     """Exact line search from it.x along step.x, whose products are step.Hx, step.e, step.v."""
+    n = pattern.n
+    n_eq = pattern.n_eq
+    step_x = step.x
+    step_e = step.e
+    mu_e = system.mu_e
+    v = it.v
+    step_Hx = step.Hx
+    centre_y = centre.y
+    centre_z = centre.z
+    Hx = it.Hx
+    g = problem.g
+    e = it.e
+    x = it.x
+    centre_x = centre.x
     rho = system.rho[0]
     a = 0.0
     q = 0.0
-    for j in range(pattern.n):
-        dx = step.x[j]
-        a += (it.Hx[j] + problem.g[j] + rho * (it.x[j] - centre.x[j])) * dx
-        q += (step.Hx[j] + rho * dx) * dx
-    for i in range(pattern.n_eq):
-        a += (centre.y[i] + it.e[i] / system.mu_e[i]) * step.e[i]
-        q += step.e[i] * step.e[i] / system.mu_e[i]
+    for j in range(n):
+        dx = step_x[j]
+        a += (Hx[j] + g[j] + rho * (x[j] - centre_x[j])) * dx
+        q += (step_Hx[j] + rho * dx) * dx
+    for i in range(n_eq):
+        a += (centre_y[i] + e[i] / mu_e[i]) * step_e[i]
+        q += step_e[i] * step_e[i] / mu_e[i]
     for i in range(len(p)):
-        p[i] = it.v[i] + mu[i] * centre.z[i]
+        p[i] = v[i] + mu[i] * centre_z[i]
     return exact_step(a, q, p, step.v, mu, problem.lo, problem.hi)
 
 
 @kernel
 def direction_products(pattern, problem, step):
     """step.Hx, step.e, step.v = H, A, M times step.x."""
-    step.Hx[:] = 0.0
-    step.e[:] = 0.0
-    step.v[:] = 0.0
-    add_transposed_product(pattern.Hp, pattern.Hi, problem.H, step.x, step.Hx)
-    add_product(pattern.Ap, pattern.Ai, problem.A, step.x, step.e)
-    add_product(pattern.Cp, pattern.Ci, problem.C, step.x, step.v)
-    for j in range(pattern.n):
-        step.v[pattern.n_in + j] = step.x[j]
+    step_Hx = step.Hx
+    step_e = step.e
+    step_v = step.v
+    step_x = step.x
+    n = pattern.n
+    n_in = pattern.n_in
+    step_Hx[:] = 0.0
+    step_e[:] = 0.0
+    step_v[:] = 0.0
+    add_transposed_product(pattern.Hp, pattern.Hi, problem.H, step_x, step_Hx)
+    add_product(pattern.Ap, pattern.Ai, problem.A, step_x, step_e)
+    add_product(pattern.Cp, pattern.Ci, problem.C, step_x, step_v)
+    for j in range(n):
+        step_v[n_in + j] = step_x[j]
 
 
 @kernel
@@ -135,103 +182,146 @@ def _minimise(
     stale: whether the factor does not fit the system's rho and mu_e. limits: see `Limits`.
     Returns whether it converged.
     """
+    v = it.v
+    centre_z = centre.z
+    mu_e = system.mu_e
+    dx = system.dx
+    step_x = step.x
+    trial = work.trial
+    next = work.next
+    n = pattern.n
+    n_eq = pattern.n_eq
+    steps = limits.steps
+    max_steps = limits.max_steps
+    abort = limits.abort
+    H = problem.H
+    A = problem.A
+    C = problem.C
+    x = it.x
+    Hx = it.Hx
+    e = it.e
+    y = it.y
+    dy = system.dy
+    z = it.z
+    dz = system.dz
+    y_ref = work.y_ref
+    z_ref = work.z_ref
+    step_v = step.v
+    step_Hx = step.Hx
+    step_e = step.e
+    dual = it.dual
+    rho = system.rho
+    unit_d = problem.unit_d
+    centre_x = centre.x
     mu = work.mu
     w = system.w
     active = work.active
-    _set_active(problem, it.v, centre.z, mu, active)
-    while limits.steps[0] < limits.max_steps[0] and limits.abort[0] == 0:
+    _set_active(problem, v, centre_z, mu, active)
+    while steps[0] < max_steps[0] and abort[0] == 0:
         for i in range(len(w)):
             weight = mu[i] if active[i] != 0 else np.inf
             if weight != w[i]:
                 w[i] = weight
                 stale = True
         if stale:
-            factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
+            factor_system(pattern, factor, entries, H, A, C, system)
             stale = False
-            limits.steps[0] += 1
+            steps[0] += 1
         _newton_direction(pattern, factor, problem, it, centre, system, mu, active)
-        copy(system.dx, step.x)
+        copy(dx, step_x)
         direction_products(pattern, problem, step)
         for i in range(len(w)):
-            work.trial[i] = it.v[i] + step.v[i]
-            work.next[i] = active[i]
-        changed = _set_active(problem, work.trial, centre.z, mu, work.next)
+            trial[i] = v[i] + step_v[i]
+            next[i] = active[i]
+        changed = _set_active(problem, trial, centre_z, mu, next)
         t = 1.0
         if changed > 0:
-            t = _step_length(pattern, problem, it, centre, step, system, mu, work.trial)
-        for j in range(pattern.n):
-            it.x[j] += t * step.x[j]
-            it.Hx[j] += t * step.Hx[j]
-        for i in range(pattern.n_eq):
-            it.e[i] += t * step.e[i]
-            it.y[i] += system.dy[i]
+            t = _step_length(pattern, problem, it, centre, step, system, mu, trial)
+        for j in range(n):
+            x[j] += t * step_x[j]
+            Hx[j] += t * step_Hx[j]
+        for i in range(n_eq):
+            e[i] += t * step_e[i]
+            y[i] += dy[i]
         for i in range(len(w)):
-            it.v[i] += t * step.v[i]
-            it.z[i] += system.dz[i]
+            v[i] += t * step_v[i]
+            z[i] += dz[i]
         if changed == 0:
             return True
         if t == 0.0:
-            _set_multipliers(problem, it, centre, system.mu_e, mu)
+            _set_multipliers(problem, it, centre, mu_e, mu)
             return True
-        changed = _set_active(problem, it.v, centre.z, mu, active)
+        changed = _set_active(problem, v, centre_z, mu, active)
         if tolerance > 0.0:
-            copy(it.y, work.y_ref)
-            copy(it.z, work.z_ref)
-            _set_multipliers(problem, it, centre, system.mu_e, mu)
+            copy(y, y_ref)
+            copy(z, z_ref)
+            _set_multipliers(problem, it, centre, mu_e, mu)
             update_dual(pattern, problem, it)
             gradient = 0.0
-            for j in range(pattern.n):
-                r = it.dual[j] + system.rho[0] * (it.x[j] - centre.x[j])
-                gradient = max(gradient, abs(r) * problem.unit_d[j])
+            for j in range(n):
+                r = dual[j] + rho[0] * (x[j] - centre_x[j])
+                gradient = max(gradient, abs(r) * unit_d[j])
             if gradient <= tolerance:
                 return True
-            copy(work.y_ref, it.y)
-            copy(work.z_ref, it.z)
+            copy(y_ref, y)
+            copy(z_ref, z)
         elif changed == 0:
             return True
-    _set_multipliers(problem, it, centre, system.mu_e, mu)
+    _set_multipliers(problem, it, centre, mu_e, mu)
     return False
 
 
 @kernel
 def _violation(problem, it, i):
     """How far row i is from its side, or from its interval where it has no multiplier."""
+    z = it.z
+    hi = problem.hi
+    lo = problem.lo
     v = it.v[i]
-    if it.z[i] > 0.0:
-        return abs(v - problem.hi[i])
-    if it.z[i] < 0.0:
-        return abs(v - problem.lo[i])
-    return max(max(v - problem.hi[i], problem.lo[i] - v), 0.0)
+    if z[i] > 0.0:
+        return abs(v - hi[i])
+    if z[i] < 0.0:
+        return abs(v - lo[i])
+    return max(max(v - hi[i], lo[i] - v), 0.0)
 
 
 @kernel
 def _raise_penalties(pattern, problem, it, system, work, tol):
     """Lower mu on the rows whose violation matters and did not fall; returns whether any fell."""
+    z = it.z
+    violation = work.violation
+    mu_e = system.mu_e
+    work_mu = work.mu
+    unit_e = problem.unit_e
+    unit = problem.unit
+    e = it.e
+    cost = problem.cost
+    y = it.y
     n_eq = pattern.n_eq
     worst = 0.0
     for i in range(n_eq):
-        worst = max(worst, abs(it.e[i]) * problem.unit_e[i])
-    for i in range(len(it.z)):
-        worst = max(worst, _violation(problem, it, i) * problem.unit[i])
+        worst = max(worst, abs(e[i]) * unit_e[i])
+    for i in range(len(z)):
+        worst = max(worst, _violation(problem, it, i) * unit[i])
     changed = False
-    for i in range(n_eq + len(it.z)):
+    for i in range(n_eq + len(z)):
         if i < n_eq:
-            r = abs(it.e[i]) * problem.unit_e[i]
-            matters = max(r, abs(it.y[i] * it.e[i]) / problem.cost[0])
-            mu = system.mu_e[i]
+            r = abs(e[i]) * unit_e[i]
+            matters = max(r, abs(y[i] * e[i]) / cost[0])
+            mu = mu_e[i]
         else:
             v = _violation(problem, it, i - n_eq)
-            r = v * problem.unit[i - n_eq]
-            matters = max(r, abs(it.z[i - n_eq] * v) / problem.cost[0])
-            mu = work.mu[i - n_eq]
-        slow = r > SUFFICIENT_DECREASE * work.violation[i]
-        work.violation[i] = r
+            r = v * unit[i - n_eq]
+            matters = max(r, abs(z[i - n_eq] * v) / cost[0])
+            mu = work_mu[i - n_eq]
+        slow = r > SUFFICIENT_DECREASE * violation[i]
+        violation[i] = r
         if slow and matters > 0.01 * tol and mu > MU_FLOOR:
             mu = max(mu / min(10.0, max(1.0, 100.0 * r / worst)), MU_FLOOR)
             if i < n_eq:
-                system.mu_e[i] = mu
+                mu_e[i] = mu
             else:
-                work.mu[i - n_eq] = mu
+                work_mu[i - n_eq] = mu
             changed = True
     return changed
 
@@ -243,23 +333,36 @@ def _detect_infeasible(pattern, problem, it, centre, step, options):
     The candidate is left in step.y, step.z (primal) or step.x (dual). Returns a status or
     CONVERGED where there is none.
     """
-    for i in range(pattern.n_eq):
-        step.y[i] = it.y[i] - centre.y[i]
-    for i in range(len(it.z)):
-        step.z[i] = it.z[i] - centre.z[i]
-    for j in range(pattern.n):
-        step.dual[j] = step.z[pattern.n_in + j]
-    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, step.y, step.dual)
-    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, step.z, step.dual)
+    n_eq = pattern.n_eq
+    n = pattern.n
+    step_y = step.y
+    step_dual = step.dual
+    step_z = step.z
+    step_x = step.x
+    z = it.z
+    y = it.y
+    centre_y = centre.y
+    centre_z = centre.z
+    n_in = pattern.n_in
+    x = it.x
+    centre_x = centre.x
+    for i in range(n_eq):
+        step_y[i] = y[i] - centre_y[i]
+    for i in range(len(z)):
+        step_z[i] = z[i] - centre_z[i]
+    for j in range(n):
+        step_dual[j] = step_z[n_in + j]
+    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, step_y, step_dual)
+    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, step_z, step_dual)
     if proves_primal_infeasible(
-        pattern, problem, step.y, step.z, step.dual, options.eps_primal_inf, options.eps_abs
+        pattern, problem, step_y, step_z, step_dual, options.eps_primal_inf, options.eps_abs
     ):
         return PRIMAL_INFEASIBLE
-    for j in range(pattern.n):
-        step.x[j] = it.x[j] - centre.x[j]
+    for j in range(n):
+        step_x[j] = x[j] - centre_x[j]
     direction_products(pattern, problem, step)
     if proves_dual_infeasible(
-        pattern, problem, step.x, step.Hx, step.e, step.v, options.eps_dual_inf
+        pattern, problem, step_x, step.Hx, step.e, step.v, options.eps_dual_inf
     ):
         return DUAL_INFEASIBLE
     return CONVERGED
@@ -287,18 +390,25 @@ def run_semismooth(
     mu, rho: the first penalties. it, best (the best iterate so far), work.res, work.best_res:
     overwritten. Returns a code of `status`.
     """
+    system_rho = system.rho
+    tol = work.tol
+    res = work.res
+    outer = limits.outer
+    abort = limits.abort
+    steps = limits.steps
+    max_steps = limits.max_steps
     system.mu_e[:] = mu
     work.mu[:] = mu
-    system.rho[0] = rho
+    system_rho[0] = rho
     work.violation[:] = np.inf
     system.w[:] = -1.0
     stale = True
     idle = 0
     previous_dual = np.inf
-    tolerance = work.tol[1]
+    tolerance = tol[1]
     update_products(pattern, problem, it)
-    measure(pattern, problem, it, work.res)
-    inner_tolerance = max(min(1.0, 0.1 * work.res[1]), 0.1 * tolerance)
+    measure(pattern, problem, it, res)
+    inner_tolerance = max(min(1.0, 0.1 * res[1]), 0.1 * tolerance)
     while True:
         copy_point(it, centre)
         solved = _minimise(
@@ -316,32 +426,32 @@ def run_semismooth(
             limits,
         )
         stale = False
-        limits.outer[0] += 1
+        outer[0] += 1
         update_products(pattern, problem, it)
-        measure(pattern, problem, it, work.res)
-        set_tolerances(pattern, problem, it, options.eps_abs, options.eps_rel, work.tol)
+        measure(pattern, problem, it, res)
+        set_tolerances(pattern, problem, it, options.eps_abs, options.eps_rel, tol)
         if keep_best(it, best, work):
             idle = 0
         else:
             idle += 1
-        if within(work.res, work.tol):
+        if within(res, tol):
             return CONVERGED
-        if limits.abort[0] != 0:
+        if abort[0] != 0:
             return ABORTED
-        if limits.steps[0] >= limits.max_steps[0]:
+        if steps[0] >= max_steps[0]:
             return OUT_OF_STEPS
         verdict = _detect_infeasible(pattern, problem, it, centre, step, options)
         if verdict != CONVERGED:
             return verdict
-        eps = min(work.tol[0], work.tol[2])
+        eps = min(tol[0], tol[2])
         if _raise_penalties(pattern, problem, it, system, work, eps):
             stale = True
-        if work.res[1] > max(SUFFICIENT_DECREASE * previous_dual, work.tol[1]) and solved:
-            if system.rho[0] > RHO_FLOOR:
-                system.rho[0] = max(0.1 * system.rho[0], RHO_FLOOR)
+        if res[1] > max(SUFFICIENT_DECREASE * previous_dual, tol[1]) and solved:
+            if system_rho[0] > RHO_FLOOR:
+                system_rho[0] = max(0.1 * system_rho[0], RHO_FLOOR)
                 stale = True
-        previous_dual = work.res[1]
-        inner_tolerance = max(0.1 * inner_tolerance, 0.1 * work.tol[1])
+        previous_dual = res[1]
+        inner_tolerance = max(0.1 * inner_tolerance, 0.1 * tol[1])
         if idle > PATIENCE and not stale:
             return STALLED
 
@@ -349,14 +459,17 @@ def run_semismooth(
 @kernel
 def keep_best(it, best, work):
     """Copy `it` to `best` if its largest residual, relative to its tolerance, is smaller."""
+    best_score = work.best_score
+    res = work.res
+    tol = work.tol
     score = 0.0
     for k in range(3):
-        ratio = work.res[k] / work.tol[k]
+        ratio = res[k] / tol[k]
         if not ratio <= score:
             score = ratio
-    if score < work.best_score[0]:
-        work.best_score[0] = score
-        copy(work.res, work.best_res)
+    if score < best_score[0]:
+        best_score[0] = score
+        copy(res, work.best_res)
         copy_point(it, best)
         return True
     return False

@@ -44,23 +44,36 @@ LARGE = 1e3
 
 @kernel
 def _net_multipliers(problem, barrier, it):
-    for i in range(len(it.z)):
-        if problem.lo[i] < problem.hi[i]:
-            it.z[i] = barrier.z_hi[i] - barrier.z_lo[i]
+    z = it.z
+    lo = problem.lo
+    hi = problem.hi
+    z_hi = barrier.z_hi
+    z_lo = barrier.z_lo
+    for i in range(len(z)):
+        if lo[i] < hi[i]:
+            z[i] = z_hi[i] - z_lo[i]
 
 
 @kernel
 def _set_row_weights(problem, barrier, mu, w):
     """W of each side and w of each row; rows with lo = hi have w = mu, free ones w = inf."""
+    problem_lo = problem.lo
+    problem_hi = problem.hi
+    W_lo = barrier.W_lo
+    W_hi = barrier.W_hi
+    s_lo = barrier.s_lo
+    z_lo = barrier.z_lo
+    s_hi = barrier.s_hi
+    z_hi = barrier.z_hi
     for i in range(len(w)):
-        lo = problem.lo[i]
-        hi = problem.hi[i]
+        lo = problem_lo[i]
+        hi = problem_hi[i]
         if lo == hi:
             w[i] = mu
             continue
-        barrier.W_lo[i] = 1.0 / (barrier.s_lo[i] / barrier.z_lo[i] + mu) if lo > -np.inf else 0.0
-        barrier.W_hi[i] = 1.0 / (barrier.s_hi[i] / barrier.z_hi[i] + mu) if hi < np.inf else 0.0
-        W = barrier.W_lo[i] + barrier.W_hi[i]
+        W_lo[i] = 1.0 / (s_lo[i] / z_lo[i] + mu) if lo > -np.inf else 0.0
+        W_hi[i] = 1.0 / (s_hi[i] / z_hi[i] + mu) if hi < np.inf else 0.0
+        W = W_lo[i] + W_hi[i]
         w[i] = 1.0 / W if W > 0.0 else np.inf
 
 
@@ -70,72 +83,106 @@ def _newton_step(pattern, factor, problem, it, barrier, system, dv):
 
     Sets system.dx, dy, dz, the barrier's ds and dz, and dv = M dx. Returns the solve's error.
     """
+    n = pattern.n
+    n_eq = pattern.n_eq
+    C = problem.C
+    n_in = pattern.n_in
+    dx = system.dx
+    r1 = system.r1
+    r2 = system.r2
+    problem_lo = problem.lo
+    problem_hi = problem.hi
+    r3 = system.r3
+    dual = it.dual
+    e = it.e
+    q_lo = barrier.q_lo
+    q_hi = barrier.q_hi
+    dz_lo = barrier.dz_lo
+    ds_lo = barrier.ds_lo
+    dz_hi = barrier.dz_hi
+    ds_hi = barrier.ds_hi
+    v = it.v
+    s_lo = barrier.s_lo
+    W_lo = barrier.W_lo
+    s_hi = barrier.s_hi
+    W_hi = barrier.W_hi
+    z_lo = barrier.z_lo
+    z_hi = barrier.z_hi
+    c_lo = barrier.c_lo
+    c_hi = barrier.c_hi
+    w = system.w
     m = len(dv)
-    for j in range(pattern.n):
-        system.r1[j] = -it.dual[j]
-    for i in range(pattern.n_eq):
-        system.r2[i] = -it.e[i]
+    for j in range(n):
+        r1[j] = -dual[j]
+    for i in range(n_eq):
+        r2[i] = -e[i]
     for i in range(m):
-        lo = problem.lo[i]
-        hi = problem.hi[i]
-        system.r3[i] = 0.0
+        lo = problem_lo[i]
+        hi = problem_hi[i]
+        r3[i] = 0.0
         if lo == hi:
-            system.r3[i] = hi - it.v[i]
+            r3[i] = hi - v[i]
             continue
         total = 0.0
         if lo > -np.inf:
-            r = lo - it.v[i] + barrier.s_lo[i]
-            barrier.q_lo[i] = r + barrier.c_lo[i] / barrier.z_lo[i]
-            total -= barrier.W_lo[i] * barrier.q_lo[i]
+            r = lo - v[i] + s_lo[i]
+            q_lo[i] = r + c_lo[i] / z_lo[i]
+            total -= W_lo[i] * q_lo[i]
         if hi < np.inf:
-            r = it.v[i] - hi + barrier.s_hi[i]
-            barrier.q_hi[i] = r + barrier.c_hi[i] / barrier.z_hi[i]
-            total += barrier.W_hi[i] * barrier.q_hi[i]
+            r = v[i] - hi + s_hi[i]
+            q_hi[i] = r + c_hi[i] / z_hi[i]
+            total += W_hi[i] * q_hi[i]
         if total != 0.0:
-            system.r3[i] = -system.w[i] * total
-    error = solve_system(pattern, factor, problem.H, problem.A, problem.C, system, SOLVE_TOLERANCE)
-    for i in range(pattern.n_in):
+            r3[i] = -w[i] * total
+    error = solve_system(pattern, factor, problem.H, problem.A, C, system, SOLVE_TOLERANCE)
+    for i in range(n_in):
         dv[i] = 0.0
-    add_product(pattern.Cp, pattern.Ci, problem.C, system.dx, dv)
-    copy(system.dx, dv[pattern.n_in :])
+    add_product(pattern.Cp, pattern.Ci, C, dx, dv)
+    copy(dx, dv[n_in:])
     for i in range(m):
-        lo = problem.lo[i]
-        hi = problem.hi[i]
+        lo = problem_lo[i]
+        hi = problem_hi[i]
         if lo == hi:
             continue
         if lo > -np.inf:
-            barrier.dz_lo[i] = barrier.W_lo[i] * (barrier.q_lo[i] - dv[i])
-            barrier.ds_lo[i] = (
-                barrier.c_lo[i] - barrier.s_lo[i] * barrier.dz_lo[i]
-            ) / barrier.z_lo[i]
+            dz_lo[i] = W_lo[i] * (q_lo[i] - dv[i])
+            ds_lo[i] = (c_lo[i] - s_lo[i] * dz_lo[i]) / z_lo[i]
         if hi < np.inf:
-            barrier.dz_hi[i] = barrier.W_hi[i] * (barrier.q_hi[i] + dv[i])
-            barrier.ds_hi[i] = (
-                barrier.c_hi[i] - barrier.s_hi[i] * barrier.dz_hi[i]
-            ) / barrier.z_hi[i]
+            dz_hi[i] = W_hi[i] * (q_hi[i] + dv[i])
+            ds_hi[i] = (c_hi[i] - s_hi[i] * dz_hi[i]) / z_hi[i]
     return error
 
 
 @kernel
 def _step_lengths(problem, barrier, separate):
     """Primal and dual step to the boundary, at most 1; equal unless `separate`."""
+    problem_lo = problem.lo
+    problem_hi = problem.hi
+    ds_lo = barrier.ds_lo
+    dz_lo = barrier.dz_lo
+    ds_hi = barrier.ds_hi
+    dz_hi = barrier.dz_hi
+    s_lo = barrier.s_lo
+    z_lo = barrier.z_lo
+    s_hi = barrier.s_hi
+    z_hi = barrier.z_hi
     primal = 1.0
     dual = 1.0
-    for i in range(len(problem.lo)):
-        lo = problem.lo[i]
-        hi = problem.hi[i]
+    for i in range(len(problem_lo)):
+        lo = problem_lo[i]
+        hi = problem_hi[i]
         if lo == hi:
             continue
         if lo > -np.inf:
-            if barrier.ds_lo[i] < 0.0:
-                primal = min(primal, -barrier.s_lo[i] / barrier.ds_lo[i])
-            if barrier.dz_lo[i] < 0.0:
-                dual = min(dual, -barrier.z_lo[i] / barrier.dz_lo[i])
+            if ds_lo[i] < 0.0:
+                primal = min(primal, -s_lo[i] / ds_lo[i])
+            if dz_lo[i] < 0.0:
+                dual = min(dual, -z_lo[i] / dz_lo[i])
         if hi < np.inf:
-            if barrier.ds_hi[i] < 0.0:
-                primal = min(primal, -barrier.s_hi[i] / barrier.ds_hi[i])
-            if barrier.dz_hi[i] < 0.0:
-                dual = min(dual, -barrier.z_hi[i] / barrier.dz_hi[i])
+            if ds_hi[i] < 0.0:
+                primal = min(primal, -s_hi[i] / ds_hi[i])
+            if dz_hi[i] < 0.0:
+                dual = min(dual, -z_hi[i] / dz_hi[i])
     if not separate:
         primal = min(primal, dual)
         dual = primal
@@ -145,22 +192,28 @@ def _step_lengths(problem, barrier, separate):
 @kernel
 def _complementarity(problem, barrier, primal, dual):
     """Sum of s z over all sides after steps of the given lengths, and how many sides there are."""
+    problem_lo = problem.lo
+    problem_hi = problem.hi
+    s_lo = barrier.s_lo
+    z_lo = barrier.z_lo
+    s_hi = barrier.s_hi
+    z_hi = barrier.z_hi
+    ds_lo = barrier.ds_lo
+    dz_lo = barrier.dz_lo
+    ds_hi = barrier.ds_hi
+    dz_hi = barrier.dz_hi
     total = 0.0
     sides = 0
-    for i in range(len(problem.lo)):
-        lo = problem.lo[i]
-        hi = problem.hi[i]
+    for i in range(len(problem_lo)):
+        lo = problem_lo[i]
+        hi = problem_hi[i]
         if lo == hi:
             continue
         if lo > -np.inf:
-            total += (barrier.s_lo[i] + primal * barrier.ds_lo[i]) * (
-                barrier.z_lo[i] + dual * barrier.dz_lo[i]
-            )
+            total += (s_lo[i] + primal * ds_lo[i]) * (z_lo[i] + dual * dz_lo[i])
             sides += 1
         if hi < np.inf:
-            total += (barrier.s_hi[i] + primal * barrier.ds_hi[i]) * (
-                barrier.z_hi[i] + dual * barrier.dz_hi[i]
-            )
+            total += (s_hi[i] + primal * ds_hi[i]) * (z_hi[i] + dual * dz_hi[i])
             sides += 1
     return total, sides
 
@@ -168,74 +221,105 @@ def _complementarity(problem, barrier, primal, dual):
 @kernel
 def _set_targets(problem, barrier, sigma_mu, second_order):
     """C = sigma mu - s z - ds dz (the last term in the corrector only) on every side."""
-    for i in range(len(problem.lo)):
-        barrier.c_lo[i] = sigma_mu - barrier.s_lo[i] * barrier.z_lo[i]
-        barrier.c_hi[i] = sigma_mu - barrier.s_hi[i] * barrier.z_hi[i]
+    lo = problem.lo
+    c_lo = barrier.c_lo
+    c_hi = barrier.c_hi
+    s_lo = barrier.s_lo
+    z_lo = barrier.z_lo
+    s_hi = barrier.s_hi
+    z_hi = barrier.z_hi
+    ds_lo = barrier.ds_lo
+    dz_lo = barrier.dz_lo
+    ds_hi = barrier.ds_hi
+    dz_hi = barrier.dz_hi
+    for i in range(len(lo)):
+        c_lo[i] = sigma_mu - s_lo[i] * z_lo[i]
+        c_hi[i] = sigma_mu - s_hi[i] * z_hi[i]
         if second_order:
-            barrier.c_lo[i] -= barrier.ds_lo[i] * barrier.dz_lo[i]
-            barrier.c_hi[i] -= barrier.ds_hi[i] * barrier.dz_hi[i]
+            c_lo[i] -= ds_lo[i] * dz_lo[i]
+            c_hi[i] -= ds_hi[i] * dz_hi[i]
 
 
 @kernel
 def _start(pattern, factor, entries, problem, it, barrier, system):
     """Mehrotra's starting point: least squares on the rows, then shifted into the interior."""
-    m = len(problem.lo)
+    problem_lo = problem.lo
+    H = problem.H
+    A = problem.A
+    C = problem.C
+    n = pattern.n
+    n_eq = pattern.n_eq
+    it_z = it.z
+    w = system.w
+    r1 = system.r1
+    r2 = system.r2
+    b = problem.b
+    r3 = system.r3
+    problem_hi = problem.hi
+    s_lo = barrier.s_lo
+    s_hi = barrier.s_hi
+    z_lo = barrier.z_lo
+    z_hi = barrier.z_hi
+    g = problem.g
+    mu_e = system.mu_e
+    v = it.v
+    m = len(problem_lo)
     for i in range(m):
-        free = problem.lo[i] == -np.inf and problem.hi[i] == np.inf
-        system.w[i] = np.inf if free else 1.0
-        if problem.lo[i] == problem.hi[i]:
-            system.w[i] = system.mu_e[0] if pattern.n_eq > 0 else MU_START
-    factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
-    for j in range(pattern.n):
-        system.r1[j] = -problem.g[j]
-    for i in range(pattern.n_eq):
-        system.r2[i] = problem.b[i]
+        free = problem_lo[i] == -np.inf and problem_hi[i] == np.inf
+        w[i] = np.inf if free else 1.0
+        if problem_lo[i] == problem_hi[i]:
+            w[i] = mu_e[0] if n_eq > 0 else MU_START
+    factor_system(pattern, factor, entries, H, A, C, system)
+    for j in range(n):
+        r1[j] = -g[j]
+    for i in range(n_eq):
+        r2[i] = b[i]
     for i in range(m):
         # The point of the row's interval next to 0.
-        system.r3[i] = min(max(0.0, problem.lo[i]), problem.hi[i])
-    solve_system(pattern, factor, problem.H, problem.A, problem.C, system, SOLVE_TOLERANCE)
+        r3[i] = min(max(0.0, problem_lo[i]), problem_hi[i])
+    solve_system(pattern, factor, H, A, C, system, SOLVE_TOLERANCE)
     copy(system.dx, it.x)
     copy(system.dy, it.y)
-    copy(system.dz, it.z)
+    copy(system.dz, it_z)
     update_products(pattern, problem, it)
     low_s = np.inf
     low_z = np.inf
     for i in range(m):
-        lo = problem.lo[i]
-        hi = problem.hi[i]
-        z = it.z[i]
+        lo = problem_lo[i]
+        hi = problem_hi[i]
+        z = it_z[i]
         if lo == hi:
             continue
         if lo > -np.inf:
-            barrier.s_lo[i] = it.v[i] - lo
-            barrier.z_lo[i] = -z if hi == np.inf else max(-z, 0.0)
-            low_s = min(low_s, barrier.s_lo[i])
-            low_z = min(low_z, barrier.z_lo[i])
+            s_lo[i] = v[i] - lo
+            z_lo[i] = -z if hi == np.inf else max(-z, 0.0)
+            low_s = min(low_s, s_lo[i])
+            low_z = min(low_z, z_lo[i])
         if hi < np.inf:
-            barrier.s_hi[i] = hi - it.v[i]
-            barrier.z_hi[i] = z if lo == -np.inf else max(z, 0.0)
-            low_s = min(low_s, barrier.s_hi[i])
-            low_z = min(low_z, barrier.z_hi[i])
+            s_hi[i] = hi - v[i]
+            z_hi[i] = z if lo == -np.inf else max(z, 0.0)
+            low_s = min(low_s, s_hi[i])
+            low_z = min(low_z, z_hi[i])
     shift_s = max(-1.5 * low_s, 0.0)
     shift_z = max(-1.5 * low_z, 0.0)
     sum_s = 0.0
     sum_z = 0.0
     sum_sz = 0.0
     for i in range(m):
-        if problem.lo[i] == problem.hi[i]:
+        if problem_lo[i] == problem_hi[i]:
             continue
-        if problem.lo[i] > -np.inf:
-            barrier.s_lo[i] += shift_s
-            barrier.z_lo[i] += shift_z
-            sum_s += barrier.s_lo[i]
-            sum_z += barrier.z_lo[i]
-            sum_sz += barrier.s_lo[i] * barrier.z_lo[i]
-        if problem.hi[i] < np.inf:
-            barrier.s_hi[i] += shift_s
-            barrier.z_hi[i] += shift_z
-            sum_s += barrier.s_hi[i]
-            sum_z += barrier.z_hi[i]
-            sum_sz += barrier.s_hi[i] * barrier.z_hi[i]
+        if problem_lo[i] > -np.inf:
+            s_lo[i] += shift_s
+            z_lo[i] += shift_z
+            sum_s += s_lo[i]
+            sum_z += z_lo[i]
+            sum_sz += s_lo[i] * z_lo[i]
+        if problem_hi[i] < np.inf:
+            s_hi[i] += shift_s
+            z_hi[i] += shift_z
+            sum_s += s_hi[i]
+            sum_z += z_hi[i]
+            sum_sz += s_hi[i] * z_hi[i]
     shift_s = 0.5 * sum_sz / sum_z if sum_z > 0.0 else 0.0
     shift_z = 0.5 * sum_sz / sum_s if sum_s > 0.0 else 0.0
     # Where the least-squares point meets every side or has no multiplier at all.
@@ -243,10 +327,10 @@ def _start(pattern, factor, entries, problem, it, barrier, system):
     shift_z = max(shift_z, 1e-2)
     for i in range(m):
         # An infinite side has no multiplier: its slack is never read, its z stays 0.
-        barrier.s_lo[i] += shift_s
-        barrier.s_hi[i] += shift_s
-        barrier.z_lo[i] = barrier.z_lo[i] + shift_z if problem.lo[i] > -np.inf else 0.0
-        barrier.z_hi[i] = barrier.z_hi[i] + shift_z if problem.hi[i] < np.inf else 0.0
+        s_lo[i] += shift_s
+        s_hi[i] += shift_s
+        z_lo[i] = z_lo[i] + shift_z if problem_lo[i] > -np.inf else 0.0
+        z_hi[i] = z_hi[i] + shift_z if problem_hi[i] < np.inf else 0.0
 
 
 @kernel
@@ -255,21 +339,31 @@ def _adapt_regularisation(pattern, problem, it, system, work, mu, error):
 
     error: of the last solve. Returns the new mu, and stores rho and mu_e.
     """
+    rho = system.rho
+    n = pattern.n
+    n_eq = pattern.n_eq
+    dz = system.dz
+    res = work.res
+    unit_d = problem.unit_d
+    unit_e = problem.unit_e
+    unit = problem.unit
+    dx = system.dx
+    dy = system.dy
     if error > FAILED_SOLVE:
         mu = min(100.0 * mu, REGULARISATION_CEILING)
-        system.rho[0] = min(100.0 * system.rho[0], REGULARISATION_CEILING)
+        rho[0] = min(100.0 * rho[0], REGULARISATION_CEILING)
     else:
         held = 0.0
-        for j in range(pattern.n):
-            held = max(held, abs(system.dx[j]) * problem.unit_d[j])
-        if system.rho[0] * held > 0.1 * work.res[1]:
-            system.rho[0] = max(0.1 * system.rho[0], REGULARISATION_FLOOR)
+        for j in range(n):
+            held = max(held, abs(dx[j]) * unit_d[j])
+        if rho[0] * held > 0.1 * res[1]:
+            rho[0] = max(0.1 * rho[0], REGULARISATION_FLOOR)
         held = 0.0
-        for i in range(pattern.n_eq):
-            held = max(held, abs(system.dy[i]) * problem.unit_e[i])
-        for i in range(len(system.dz)):
-            held = max(held, abs(system.dz[i]) * problem.unit[i])
-        if mu * held > 0.1 * work.res[0]:
+        for i in range(n_eq):
+            held = max(held, abs(dy[i]) * unit_e[i])
+        for i in range(len(dz)):
+            held = max(held, abs(dz[i]) * unit[i])
+        if mu * held > 0.1 * res[0]:
             mu = max(0.1 * mu, REGULARISATION_FLOOR)
     system.mu_e[:] = mu
     return mu
@@ -281,20 +375,30 @@ def _detect_infeasible(pattern, problem, it, step, system, options):
 
     The candidate is left in step.y, step.z (primal) or step.x (dual).
     """
-    if max(largest(it.y), largest(it.z)) > LARGE:
-        copy(it.y, step.y)
-        copy(it.z, step.z)
-        for j in range(pattern.n):
-            step.dual[j] = it.dual[j] - it.Hx[j] - problem.g[j]
+    y = it.y
+    step_y = step.y
+    z = it.z
+    step_z = step.z
+    n = pattern.n
+    step_dual = step.dual
+    step_x = step.x
+    g = problem.g
+    dual = it.dual
+    Hx = it.Hx
+    if max(largest(y), largest(z)) > LARGE:
+        copy(y, step_y)
+        copy(z, step_z)
+        for j in range(n):
+            step_dual[j] = dual[j] - Hx[j] - g[j]
         if proves_primal_infeasible(
-            pattern, problem, step.y, step.z, step.dual, options.eps_primal_inf, options.eps_abs
+            pattern, problem, step_y, step_z, step_dual, options.eps_primal_inf, options.eps_abs
         ):
             return PRIMAL_INFEASIBLE
     if largest(it.x) > LARGE:
-        copy(system.dx, step.x)
+        copy(system.dx, step_x)
         direction_products(pattern, problem, step)
         if proves_dual_infeasible(
-            pattern, problem, step.x, step.Hx, step.e, step.v, options.eps_dual_inf
+            pattern, problem, step_x, step.Hx, step.e, step.v, options.eps_dual_inf
         ):
             return DUAL_INFEASIBLE
     return CONVERGED
@@ -330,33 +434,60 @@ def run_smoothed(
     system.rho and system.mu_e carry the regularisation over to a later call. Returns a code of
     `status`.
     """
-    mu = system.mu_e[0] if pattern.n_eq > 0 else MU_START
+    n_eq = pattern.n_eq
+    H = problem.H
+    res = work.res
+    tol = work.tol
+    w = system.w
+    A = problem.A
+    C = problem.C
+    steps = limits.steps
+    n = pattern.n
+    abort = limits.abort
+    max_steps = limits.max_steps
+    x = it.x
+    y = it.y
+    dx = system.dx
+    dy = system.dy
+    lo = problem.lo
+    hi = problem.hi
+    z = it.z
+    s_lo = barrier.s_lo
+    z_lo = barrier.z_lo
+    s_hi = barrier.s_hi
+    z_hi = barrier.z_hi
+    dz = system.dz
+    ds_lo = barrier.ds_lo
+    dz_lo = barrier.dz_lo
+    ds_hi = barrier.ds_hi
+    dz_hi = barrier.dz_hi
+    mu = system.mu_e[0] if n_eq > 0 else MU_START
     # One step length for both keeps the dual residual linear where H couples it to x.
-    separate = len(problem.H) == 0
+    separate = len(H) == 0
     dv = step.v
     idle = 0
     lowest = np.inf
     while True:
         _net_multipliers(problem, barrier, it)
         update_products(pattern, problem, it)
-        measure(pattern, problem, it, work.res)
-        set_tolerances(pattern, problem, it, options.eps_abs, options.eps_rel, work.tol)
+        measure(pattern, problem, it, res)
+        set_tolerances(pattern, problem, it, options.eps_abs, options.eps_rel, tol)
         keep_best(it, best, work)
         if (
-            work.res[0] <= factor_tol * work.tol[0]
-            and work.res[1] <= factor_tol * work.tol[1]
-            and work.res[2] <= factor_tol * work.tol[2]
+            res[0] <= factor_tol * tol[0]
+            and res[1] <= factor_tol * tol[1]
+            and res[2] <= factor_tol * tol[2]
         ):
             return CONVERGED
-        if limits.abort[0] != 0:
+        if abort[0] != 0:
             return ABORTED
-        if limits.steps[0] >= limits.max_steps[0]:
+        if steps[0] >= max_steps[0]:
             return OUT_OF_STEPS
         verdict = _detect_infeasible(pattern, problem, it, step, system, options)
         if verdict != CONVERGED:
             return verdict
         total, sides = _complementarity(problem, barrier, 0.0, 0.0)
-        score = work.res[0] / work.tol[0] + work.res[1] / work.tol[1] + work.res[2] / work.tol[2]
+        score = res[0] / tol[0] + res[1] / tol[1] + res[2] / tol[2]
         if score < 0.9 * lowest:
             lowest = score
             idle = 0
@@ -365,9 +496,9 @@ def run_smoothed(
         if idle > PATIENCE or not score < np.inf:
             return STALLED
 
-        _set_row_weights(problem, barrier, mu, system.w)
-        factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
-        limits.steps[0] += 1
+        _set_row_weights(problem, barrier, mu, w)
+        factor_system(pattern, factor, entries, H, A, C, system)
+        steps[0] += 1
         primal = 1.0
         dual = 1.0
         if sides > 0:
@@ -385,19 +516,19 @@ def run_smoothed(
         else:
             error = _newton_step(pattern, factor, problem, it, barrier, system, dv)
 
-        for j in range(pattern.n):
-            it.x[j] += primal * system.dx[j]
-        for i in range(pattern.n_eq):
-            it.y[i] += dual * system.dy[i]
+        for j in range(n):
+            x[j] += primal * dx[j]
+        for i in range(n_eq):
+            y[i] += dual * dy[i]
         for i in range(len(dv)):
-            if problem.lo[i] == problem.hi[i]:
-                it.z[i] += dual * system.dz[i]
+            if lo[i] == hi[i]:
+                z[i] += dual * dz[i]
                 continue
-            if problem.lo[i] > -np.inf:
-                barrier.s_lo[i] += primal * barrier.ds_lo[i]
-                barrier.z_lo[i] += dual * barrier.dz_lo[i]
-            if problem.hi[i] < np.inf:
-                barrier.s_hi[i] += primal * barrier.ds_hi[i]
-                barrier.z_hi[i] += dual * barrier.dz_hi[i]
+            if lo[i] > -np.inf:
+                s_lo[i] += primal * ds_lo[i]
+                z_lo[i] += dual * dz_lo[i]
+            if hi[i] < np.inf:
+                s_hi[i] += primal * ds_hi[i]
+                z_hi[i] += dual * dz_hi[i]
 
         mu = _adapt_regularisation(pattern, problem, it, system, work, mu, error)

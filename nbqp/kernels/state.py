@@ -147,20 +147,22 @@ class Barrier:
 @kernel
 def new_problem(pattern):
     """Uninitialised `Problem` of a pattern's sizes."""
+    n_in = pattern.n_in
+    n_eq = pattern.n_eq
     n = pattern.n
-    m = pattern.n_in + n
+    m = n_in + n
     return Problem(
         np.empty(len(pattern.Hi)),
         np.empty(n),
         np.empty(len(pattern.Ai)),
-        np.empty(pattern.n_eq),
+        np.empty(n_eq),
         np.empty(len(pattern.Ci)),
         np.empty(m),
         np.empty(m),
         np.empty(n),
-        np.empty(pattern.n_eq),
-        np.empty(pattern.n_in),
-        np.empty(pattern.n_eq),
+        np.empty(n_eq),
+        np.empty(n_in),
+        np.empty(n_eq),
         np.empty(m),
         np.empty(n),
         np.empty(1),
@@ -170,15 +172,16 @@ def new_problem(pattern):
 @kernel
 def new_iterate(pattern):
     """`Iterate` of zeros."""
+    n_eq = pattern.n_eq
     n = pattern.n
     m = pattern.n_in + n
     return Iterate(
         np.zeros(n),
-        np.zeros(pattern.n_eq),
+        np.zeros(n_eq),
         np.zeros(m),
         np.zeros(n),
         np.zeros(n),
-        np.zeros(pattern.n_eq),
+        np.zeros(n_eq),
         np.zeros(m),
     )
 
@@ -186,15 +189,18 @@ def new_iterate(pattern):
 @kernel
 def new_system(pattern, factor):
     """`System` of a pattern's sizes, with the expected signs of its pivots."""
+    n_in = pattern.n_in
+    val_ptr = factor.val_ptr
+    perm = factor.perm
     n = pattern.n
     n_eq = pattern.n_eq
-    m = pattern.n_in + n
-    N = n + n_eq + pattern.n_in
+    m = n_in + n
+    N = n + n_eq + n_in
     expected = np.empty(N)
     for k in range(N):
-        expected[k] = 1.0 if factor.perm[k] < n else -1.0
+        expected[k] = 1.0 if perm[k] < n else -1.0
     return System(
-        np.zeros(factor.val_ptr[len(factor.val_ptr) - 1]),
+        np.zeros(val_ptr[len(val_ptr) - 1]),
         np.zeros(N),
         expected,
         np.zeros(n),
@@ -220,14 +226,15 @@ def new_system(pattern, factor):
 @kernel
 def new_work(pattern):
     """`Work` of a pattern's sizes."""
+    n_eq = pattern.n_eq
     m = pattern.n_in + pattern.n
     return Work(
         np.zeros(m),
         np.zeros(m, dtype=np.int64),
         np.zeros(m, dtype=np.int64),
         np.zeros(m),
-        np.zeros(pattern.n_eq + m),
-        np.zeros(pattern.n_eq),
+        np.zeros(n_eq + m),
+        np.zeros(n_eq),
         np.zeros(m),
         np.zeros(3),
         np.zeros(3),

@@ -425,24 +425,28 @@ def analyse(N, Kp, Ki):
 @kernel
 def locate(factor, i, j):
     """Position among the values of L of the entry that couples original indices i and j."""
-    row = max(factor.position[i], factor.position[j])
-    column = min(factor.position[i], factor.position[j])
+    row_ptr = factor.row_ptr
+    position = factor.position
+    first = factor.first
+    rows = factor.rows
+    row = max(position[i], position[j])
+    column = min(position[i], position[j])
     low = 0
-    high = len(factor.first) - 1
+    high = len(first) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        if factor.first[middle] <= column:
+        if first[middle] <= column:
             low = middle
         else:
             high = middle
-    begin = factor.row_ptr[low]
-    size = factor.row_ptr[low + 1] - begin
-    offset = factor.val_ptr[low] + (column - factor.first[low]) * size
+    begin = row_ptr[low]
+    size = row_ptr[low + 1] - begin
+    offset = factor.val_ptr[low] + (column - first[low]) * size
     left = 0
     right = size
     while right - left > 1:
         middle = (left + right) // 2
-        if factor.rows[begin + middle] <= row:
+        if rows[begin + middle] <= row:
             left = middle
         else:
             right = middle
