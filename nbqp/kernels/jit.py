@@ -1,8 +1,8 @@
 """The decorators of all compiled code, and the stamp that keeps its cache honest.
 
-Numba optimises a function together with all it calls, at every level of the call tree again. Inner
-kernels are therefore left as they are, and LLVM sees each of them once, in the entry that they end
-up in: the code is the same, and compiling takes a third of the time.
+Numba optimises and assembles a function together with all it calls, at every level of the call
+tree again. Inner kernels therefore stay intermediate code without wrappers for Python, and LLVM
+sees each of them once, in the entry that they end up in: the machine code is the same.
 
 Numba stamps a cached function with its *own* source file only: a callee that changed in
 another file would leave the old machine code running, also across upgrades. `entry` therefore
@@ -11,15 +11,16 @@ stamps every cached function with one hash over the whole kernels package.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler import CompilerBase, DefaultPassBuilder, Flags
 from numba.core.compiler_machinery import LoweringPass, register_pass
-from numba.core.typed_passes import AnnotateTypes
+from numba.core.typed_passes import AnnotateTypes, NativeLowering
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,10 +41,10 @@ PACKAGE_STAMP = _package_stamp()
 
 
 @register_pass(mutates_CFG=False, analysis_only=True)
-class _LeaveUnoptimised(LoweringPass):  # type: ignore[misc]
-    """Give the function a library that does not optimise itself."""
+class _PrepareIntermediate(LoweringPass):  # type: ignore[misc]
+    """Give the function a library that stays intermediate code: neither optimised nor assembled."""
 
-    _name = "nbqp_leave_unoptimised"
+    _name = "nbqp_prepare_intermediate"
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,21 +52,92 @@ class _LeaveUnoptimised(LoweringPass):  # type: ignore[misc]
     def run_pass(self, state: Any) -> bool:
         library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
         library.enable_object_caching()
+
+        def finalise() -> None:
+            library._finalize_dynamic_globals()
+            library._finalized = True
+
+        library._optimize_functions = lambda module: None
         library._optimize_final_module = lambda: None
+        library._finalize_final_module = finalise
         state.library = library
+        state.flags.no_compile = True
         return False
 
 
-class _InnerCompiler(CompilerBase):  # type: ignore[misc]
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _DeclareIntermediate(LoweringPass):  # type: ignore[misc]
+    """Let other kernels call the function, which has no machine code of its own."""
+
+    _name = "nbqp_declare_intermediate"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        # Numba knows a function by a built-in object; this one raises a TypeError when called.
+        name = f"{state.func_id.func_qualname} is compiled into other kernels only"
+        unique = "".join((name, f" {id(state.library)}")).__format__
+        state.targetctx.insert_user_function(unique, state.cr.fndesc, [state.library])
+        state.cr = state.cr._replace(cfunc=unique)
+        return False
+
+
+class _ReadFlags(Flags):  # type: ignore[misc]
+    """Flags that do not change any more, collected once: Numba hashes them at every call it types."""
+
+    @functools.cached_property
+    def _collected(self) -> dict[str, Any]:
+        return dict(super().values())
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def values(self) -> dict[str, Any]:
+        return self._collected
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    __eq__ = Flags.__eq__
+
+
+class _Flags(Flags):  # type: ignore[misc]
+    """Flags of a function; the copy that is read while it compiles is a `_ReadFlags`."""
+
+    def copy(self) -> _ReadFlags:
+        return _ReadFlags(self)
+
+
+class _EntryCompiler(CompilerBase):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.state.flags = _Flags(self.state.flags)
+
     def define_pipelines(self) -> list[Any]:
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        pipeline.add_pass_after(_LeaveUnoptimised, AnnotateTypes)
+        pipeline.finalize()
+        return [pipeline]
+
+
+class _InnerCompiler(_EntryCompiler):
+    def define_pipelines(self) -> list[Any]:
+        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.add_pass_after(_PrepareIntermediate, AnnotateTypes)
+        pipeline.add_pass_after(_DeclareIntermediate, NativeLowering)
         pipeline.finalize()
         return [pipeline]
 
 
 def _inner(function: F, fastmath: set[str]) -> F:
-    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    options = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": fastmath,
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
     return numba.njit(pipeline_class=_InnerCompiler, **options)(function)  # type: ignore[no-any-return]
 
 
@@ -91,7 +163,9 @@ def entry(function: F) -> F:
     """Compile a kernel that Python calls, and cache it on disk where some folder is writable."""
     if numba.config.DISABLE_JIT:
         return function
-    compiled = numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH)(function)
+    compiled = numba.njit(
+        nogil=True, error_model="numpy", fastmath=FASTMATH, pipeline_class=_EntryCompiler
+    )(function)
     try:
         compiled.enable_caching()
     except RuntimeError:  # no writable cache folder: every process compiles for itself
