@@ -1,6 +1,7 @@
 """Sparse convex quadratic programs, solved by Numba kernels (the PROX-QP method)."""
 
 from nbqp.batch import BatchInfo, BatchSolution, solve_batch
+from nbqp.derivative import Gradients, Tangents, jvp, vjp
 from nbqp.errors import (
     DataError,
     PatternError,
@@ -8,6 +9,7 @@ from nbqp.errors import (
     SettingsError,
     ShapeError,
     SymmetryError,
+    UnsolvedError,
 )
 from nbqp.settings import Settings
 from nbqp.solution import Certificate, Info, Solution, Status
@@ -20,6 +22,7 @@ __all__ = [
     "BatchSolution",
     "Certificate",
     "DataError",
+    "Gradients",
     "Info",
     "PatternError",
     "QPError",
@@ -30,6 +33,10 @@ __all__ = [
     "Solver",
     "Status",
     "SymmetryError",
+    "Tangents",
+    "UnsolvedError",
+    "jvp",
     "solve_batch",
     "solve_qp",
+    "vjp",
 ]

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 
 import numpy as np
 import numpy.typing as npt
 
-from nbqp.errors import ShapeError
-from nbqp.kernels.kkt import kkt_pattern, locate_entries
+from nbqp.analysis import analyse_qp
 from nbqp.kernels.proxqp import solve_range
 from nbqp.kernels.residuals import batch_residuals
 from nbqp.kernels.status import INVALID_DATA
-from nbqp.kernels.structure import Floats, Ints, Scaling
-from nbqp.kernels.symbolic import analyse
+from nbqp.kernels.structure import Floats, Ints
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings
 from nbqp.solution import Certificate, Status
-from nbqp.solver import new_output, to_options, to_warm_start
-from nbqp.threads import split_range
-
-SAMPLES_PER_THREAD = 8
-"""Below this many samples a thread costs more than it gains."""
+from nbqp.solver import new_output, shared_or_own_scaling, to_options, to_warm_start
+from nbqp.threads import split_range, thread_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +47,7 @@ class BatchSolution:
     z_box: Floats
     status: npt.NDArray[np.object_]
     info: BatchInfo
+    settings: Settings
     certificate: Certificate
 
     def _residuals(self) -> Floats:
@@ -126,16 +121,14 @@ def solve_batch(
     """
     settings = settings if settings is not None else Settings()
     qp = QP(H, g, A, b, C, l, u, lb, ub, batch=True)
-    pattern = qp.pattern()
-    factor = analyse(qp.n + qp.n_eq + qp.n_in, *kkt_pattern(pattern))
-    entries = locate_entries(pattern, factor)
+    analysis = analyse_qp(qp)
     sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
     if isinstance(warm_start, BatchSolution):
         warm_start = (warm_start.x, warm_start.y, warm_start.z, warm_start.z_box)
     warm = to_warm_start(warm_start, sizes, qp.batch)
     options = to_options(settings)
     data = qp.data()
-    scaling = Scaling(*(np.zeros((0, size)) for size in sizes[:3]))
+    scaling = shared_or_own_scaling(qp)
     out = new_output(sizes, qp.batch)
     out.status[qp.invalid] = INVALID_DATA
     for array in (out.x, out.y, out.z, out.z_box, out.residuals):
@@ -143,13 +136,10 @@ def solve_batch(
     abort = np.zeros(1, dtype=np.int64)
 
     def run(begin: int, end: int) -> None:
-        solve_range(pattern, factor, entries, data, scaling, warm, options, abort, begin, end, out)
+        solve_range(*analysis, data, scaling, warm, options, abort, begin, end, out)
 
-    if threads is not None and threads < 1:
-        raise ShapeError(f"threads: expected an integer of at least 1, got {threads}.")
-    most = threads if threads is not None else (os.cpu_count() or 1)
     start = time.perf_counter()
-    split_range(run, qp.batch, min(most, max(1, qp.batch // SAMPLES_PER_THREAD)))
+    split_range(run, qp.batch, thread_count(qp.batch, threads))
     run_time = time.perf_counter() - start
     info = BatchInfo(
         out.iter,
@@ -164,4 +154,4 @@ def solve_batch(
     certificate = Certificate(
         out.certificate_x, out.certificate_y, out.certificate_z, out.certificate_z_box
     )
-    return BatchSolution(qp, out.x, out.y, out.z, out.z_box, status, info, certificate)
+    return BatchSolution(qp, out.x, out.y, out.z, out.z_box, status, info, settings, certificate)

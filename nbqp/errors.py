@@ -25,3 +25,7 @@ class PatternError(QPError):
 
 class SettingsError(QPError):
     """A setting is out of its range."""
+
+
+class UnsolvedError(QPError):
+    """A solution whose status is not SOLVED has no derivative."""

@@ -83,6 +83,11 @@ class SparseMatrix:
         expected = "(rows, columns)" + (" or (batch, rows, columns)" if batch else "")
         raise ShapeError(f"{name}: expected an array of shape {expected}, got {dense.shape}.")
 
+    def sample(self, k: int) -> scipy.sparse.csc_array:
+        """The matrix of sample k."""
+        values = self.values[k if len(self.values) > 1 else 0]
+        return scipy.sparse.csc_array((values, self.i, self.p), shape=self.shape)
+
     def transpose_order(self) -> Ints | None:
         """Where each entry's mirror image stands, or None if the pattern is not symmetric."""
         n = self.shape[1]
@@ -191,10 +196,21 @@ class QP:
         self._batched = {
             name for name, value in given.items() if np.ndim(value) == (3 if name in "HAC" else 2)
         }
+        self.forms = {name: self._form(name, value) for name, value in given.items()}
         self.invalid = np.zeros(self.batch, dtype=np.bool_)
         self._check_values()
         if H is not None:
             self._symmetrise(getattr(H, "dtype", np.dtype(np.float64)))
+
+    def _form(self, name: str, value: Any) -> Any:
+        """How a datum was given: None, "scalar", "shared", "batched", or its sparse matrix."""
+        if value is None:
+            return None
+        if scipy.sparse.issparse(value):
+            return value if value.format in ("csc", "csr", "coo") else value.tocsc()
+        if name in self._batched:
+            return "batched"
+        return "scalar" if np.ndim(value) == 0 else "shared"
 
     def _check_values(self) -> None:
         """Reject NaN, infinite entries and crossed bounds."""

@@ -12,6 +12,7 @@ from nbqp.kernels import status as codes
 from nbqp.kernels.residuals import batch_residuals
 from nbqp.kernels.structure import Floats
 from nbqp.problem import QP
+from nbqp.settings import Settings
 
 
 class Status(enum.Enum):
@@ -69,6 +70,7 @@ class Solution:
     z_box: Floats
     status: Status
     info: Info
+    settings: Settings
     certificate: Certificate | None = None
 
     def _residuals(self) -> Floats:

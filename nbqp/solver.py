@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from nbqp.analysis import analyse_qp
 from nbqp.errors import PatternError, ShapeError
-from nbqp.kernels.kkt import kkt_pattern, locate_entries
 from nbqp.kernels.proxqp import solve_range
+from nbqp.kernels.scaling import shared_scaling
 from nbqp.kernels.state import Options
 from nbqp.kernels.status import DUAL_INFEASIBLE, NOT_RUN, PRIMAL_INFEASIBLE
-from nbqp.kernels.structure import Floats, Output, Scaling, WarmStart
-from nbqp.kernels.symbolic import analyse
+from nbqp.kernels.structure import Floats, Output, Point, Scaling
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import METHODS, Settings
 from nbqp.solution import Certificate, Info, Solution, Status
@@ -61,14 +61,7 @@ class Solver:
             "H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub,
         }  # fmt: skip
         self.problem = QP(**self._arguments)
-        self._analyse()
-
-    def _analyse(self) -> None:
-        self._pattern = self.problem.pattern()
-        qp = self.problem
-        Kp, Ki = kkt_pattern(self._pattern)
-        self._factor = analyse(qp.n + qp.n_eq + qp.n_in, Kp, Ki)
-        self._entries = locate_entries(self._pattern, self._factor)
+        self._analysis = analyse_qp(self.problem)
 
     def update(self, **data: Any) -> None:
         """Replace some of the nine data, by name.
@@ -104,7 +97,7 @@ class Solver:
         self._arguments = arguments
         self.problem = problem
         if anew:
-            self._analyse()
+            self._analysis = analyse_qp(problem)
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given."""
@@ -116,15 +109,12 @@ class Solver:
         if warm_start is not None:
             x, y, z, z_box = (np.asarray(part)[None] for part in warm_start)
             point = (x, y, z, z_box)
-        scaling = Scaling(*(np.zeros((0, size)) for size in sizes[:3]))
         out = new_output(sizes, 1)
         start = time.perf_counter()
         solve_range(
-            self._pattern,
-            self._factor,
-            self._entries,
+            *self._analysis,
             qp.data(),
-            scaling,
+            shared_or_own_scaling(qp),
             to_warm_start(point, sizes, 1),
             to_options(self.settings),
             np.zeros(1, dtype=np.int64),
@@ -153,7 +143,15 @@ class Solver:
             run_time,
         )
         point = out.x[0], out.y[0], out.z[0], out.z_box[0]
-        return Solution(qp, *point, Status(code), info, certificate)
+        return Solution(qp, *point, Status(code), info, self.settings, certificate)
+
+
+def shared_or_own_scaling(qp: QP) -> Scaling:
+    """One scaling for a batch that shares its matrices, otherwise none: each sample finds its own."""
+    H, A, C = qp.H.values, qp.A.values, qp.C.values
+    if qp.batch > 1 and len(H) == len(A) == len(C) == 1:
+        return Scaling(*shared_scaling(qp.pattern(), H[0], A[0], C[0]))
+    return Scaling(*(np.zeros((0, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
 
 
 def to_options(settings: Settings) -> Options:
@@ -198,10 +196,10 @@ def to_warm_start(
     point: tuple[Floats, Floats, Floats, Floats] | None,
     sizes: tuple[int, int, int, int],
     batch: int,
-) -> WarmStart:
+) -> Point:
     """Starting points (batch, size), or none."""
     if point is None:
-        return WarmStart(*(np.zeros((0, size)) for size in sizes))
+        return Point(*(np.zeros((0, size)) for size in sizes))
     parts = []
     for name, part, size in zip(("x", "y", "z", "z_box"), point, sizes, strict=True):
         array = np.ascontiguousarray(part, dtype=np.float64)
@@ -212,7 +210,7 @@ def to_warm_start(
         if not np.isfinite(array).all():
             raise ShapeError(f"warm_start: expected finite {name}, got NaN or infinite entries.")
         parts.append(array)
-    return WarmStart(*parts)
+    return Point(*parts)
 
 
 def solve_qp(

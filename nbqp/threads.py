@@ -12,6 +12,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from nbqp.errors import SettingsError
+
+SAMPLES_PER_THREAD = 8
+"""Below this many samples a thread costs more than it gains."""
+
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
@@ -33,6 +38,14 @@ def _shared_pool() -> ThreadPoolExecutor:
         if _pool is None:
             _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="nbqp")
         return _pool
+
+
+def thread_count(batch: int, most: int | None) -> int:
+    """How many threads a batch deserves: at most `most`, None for the number of processors."""
+    if most is not None and most < 1:
+        raise SettingsError(f"threads: expected an integer of at least 1, got {most}.")
+    processors = most if most is not None else (os.cpu_count() or 1)
+    return min(processors, max(1, batch // SAMPLES_PER_THREAD))
 
 
 def split_range(task: Callable[[int, int], None], size: int, threads: int) -> None:

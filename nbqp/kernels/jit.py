@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pathlib
+import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -170,5 +171,16 @@ def entry(function: F) -> F:
         compiled.enable_caching()
     except RuntimeError:  # no writable cache folder: every process compiles for itself
         return compiled  # type: ignore[no-any-return]
-    compiled._cache._cache_file._source_stamp = PACKAGE_STAMP
+    file = compiled._cache._cache_file
+    file._source_stamp = PACKAGE_STAMP
+    load_index = file._load_index
+
+    def load_readable_index() -> dict[Any, Any]:
+        """An index that names classes which an upgrade has renamed is a stale one."""
+        try:
+            return dict(load_index())
+        except (AttributeError, ImportError, pickle.UnpicklingError):
+            return {}
+
+    file._load_index = load_readable_index
     return compiled  # type: ignore[no-any-return]

@@ -165,8 +165,9 @@ def _solve_once(pattern, factor, system, r1, r2, r3, add):
 
 
 @kernel
-def _residual(pattern, H, A, C, system, rho, mu_e):
-    """E = r - K d for the matrix with rho and mu_e as given; returns its largest entry."""
+def _residual(pattern, H, A, C, system, keep):
+    """E = r - K d; keep = 0 leaves rho, mu_e and w out of K. Returns the largest entry."""
+    rho = keep * system.rho[0]
     n = pattern.n
     n_eq = pattern.n_eq
     dx = system.dx
@@ -179,7 +180,7 @@ def _residual(pattern, H, A, C, system, rho, mu_e):
     r1 = system.r1
     r2 = system.r2
     w = system.w
-    system_mu_e = system.mu_e
+    mu_e = system.mu_e
     r3 = system.r3
     n_in = pattern.n_in
     e1 = system.e1
@@ -189,7 +190,7 @@ def _residual(pattern, H, A, C, system, rho, mu_e):
         e1[j] = rho * dx[j] + dz[n_in + j]
         e3[n_in + j] = dx[j]
     for i in range(n_eq):
-        e2[i] = -mu_e * system_mu_e[i] * dy[i]
+        e2[i] = -keep * mu_e[i] * dy[i]
     for i in range(n_in):
         e3[i] = 0.0
     add_transposed_product(pattern.Hp, pattern.Hi, H, dx, e1)
@@ -203,7 +204,7 @@ def _residual(pattern, H, A, C, system, rho, mu_e):
         e2[i] = r2[i] - e2[i]
     for i in range(n_in + n):
         if w[i] < DECOUPLED:
-            e3[i] = r3[i] - e3[i] + w[i] * dz[i]
+            e3[i] = r3[i] - e3[i] + keep * w[i] * dz[i]
         else:
             e3[i] = 0.0
     return max(largest(e1), largest(e2), largest(e3))
@@ -219,7 +220,6 @@ def solve_system(pattern, factor, H, A, C, system, tolerance):
     r1 = system.r1
     r2 = system.r2
     r3 = system.r3
-    rho = system.rho
     e1 = system.e1
     e2 = system.e2
     e3 = system.e3
@@ -234,13 +234,53 @@ def solve_system(pattern, factor, H, A, C, system, tolerance):
         system.dz[:] = 0.0
         return 0.0
     _solve_once(pattern, factor, system, r1, r2, r3, False)
-    error = _residual(pattern, H, A, C, system, rho[0], 1.0)
+    error = _residual(pattern, H, A, C, system, 1.0)
     for _ in range(REFINEMENTS):
         if not error > tolerance * size:
             break
         _solve_once(pattern, factor, system, e1, e2, e3, True)
         previous = error
-        error = _residual(pattern, H, A, C, system, rho[0], 1.0)
+        error = _residual(pattern, H, A, C, system, 1.0)
+        if not error < 0.5 * previous:
+            break
+    return error / size
+
+
+@kernel
+def solve_regularised(pattern, factor, system):
+    """One solve for (dx, dy, dz) with the factor, not refined; see `System`."""
+    _solve_once(pattern, factor, system, system.r1, system.r2, system.r3, False)
+
+
+@kernel
+def refine_unregularised(pattern, factor, H, A, C, system, tolerance, steps):
+    """Solve the system without rho and mu: (dx, dy, dz) by refinement with the factor.
+
+    Rows have w = inf (decoupled), or a small w that stands for 0. A variable of a bound with
+    w = 1 / DECOUPLED is fixed at r3. Refinement ends below `tolerance` times the right-hand side,
+    after `steps` solves, or when the residual no longer halves. Returns the last residual,
+    relative to the right-hand side.
+    """
+    n_in = pattern.n_in
+    w = system.w
+    r3 = system.r3
+    dx = system.dx
+    dx[:] = 0.0
+    system.dy[:] = 0.0
+    system.dz[:] = 0.0
+    size = max(largest(system.r1), largest(system.r2), largest(r3))
+    if size == 0.0:
+        return 0.0
+    for j in range(pattern.n):
+        if w[n_in + j] < DECOUPLED:
+            dx[j] = r3[n_in + j]
+    error = _residual(pattern, H, A, C, system, 0.0)
+    for _ in range(steps):
+        if not error > tolerance * size:
+            break
+        _solve_once(pattern, factor, system, system.e1, system.e2, system.e3, True)
+        previous = error
+        error = _residual(pattern, H, A, C, system, 0.0)
         if not error < 0.5 * previous:
             break
     return error / size

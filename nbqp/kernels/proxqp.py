@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.dense import copy, largest
+from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.residuals import exact_residuals, set_tolerances
-from nbqp.kernels.scaling import equilibrate, scale_point, scale_problem, unscale_point
+from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
 from nbqp.kernels.smoothed import run_smoothed, start_smoothed
 from nbqp.kernels.state import (
@@ -199,12 +199,7 @@ def solve_range(
         u = sample(data.u, k)
         lb = sample(data.lb, k)
         ub = sample(data.ub, k)
-        if len(scaling.D) == 0:
-            equilibrate(pattern, H, A, C, problem.D, problem.E, problem.F)
-        else:
-            copy(scaling.D[0], problem.D)
-            copy(scaling.E[0], problem.E)
-            copy(scaling.F[0], problem.F)
+        copy_scaling(pattern, scaling, H, A, C, problem)
         scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem)
         limits.steps[0] = 0
         limits.outer[0] = 0

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.jit import kernel
+from nbqp.kernels.dense import copy
+from nbqp.kernels.jit import entry, kernel
+from nbqp.kernels.structure import Scaling
 
 SWEEPS = 10
 # One sweep's factor, and rows that are (nearly) empty keep their scale.
@@ -71,6 +73,27 @@ def equilibrate(pattern, H, A, C, D, E, F):
             break
 
 
+@entry
+def shared_scaling(pattern, H, A, C):
+    """`Scaling` that serves all QPs with these matrices: values on the pattern, not modified."""
+    D = np.empty((1, pattern.n))
+    E = np.empty((1, pattern.n_eq))
+    F = np.empty((1, pattern.n_in))
+    equilibrate(pattern, H, A, C, D[0], E[0], F[0])
+    return Scaling(D, E, F)
+
+
+@kernel
+def copy_scaling(pattern, scaling, H, A, C, problem):
+    """Set D, E, F of `problem` from `scaling`, or by equilibration where it is empty."""
+    if len(scaling.D) == 0:
+        equilibrate(pattern, H, A, C, problem.D, problem.E, problem.F)
+    else:
+        copy(scaling.D[0], problem.D)
+        copy(scaling.E[0], problem.E)
+        copy(scaling.F[0], problem.F)
+
+
 @kernel
 def _scale_values(Mp, Mi, Mx, D, E, c, out):
     """Out = c E M D on the pattern."""
@@ -100,6 +123,16 @@ def scale_cost(pattern, H, g, D):
 
 
 @kernel
+def scale_matrices(pattern, H, A, C, c, problem):
+    """Fill the matrices of `problem`, whose D, E, F are set, for the factor c on the objective."""
+    D = problem.D
+    problem.cost[0] = c
+    _scale_values(pattern.Hp, pattern.Hi, H, D, D, c, problem.H)
+    _scale_values(pattern.Ap, pattern.Ai, A, D, problem.E, 1.0, problem.A)
+    _scale_values(pattern.Cp, pattern.Ci, C, D, problem.F, 1.0, problem.C)
+
+
+@kernel
 def scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem):
     """Fill `problem`, whose D, E, F are set, from the user's data (not modified)."""
     n = pattern.n
@@ -116,10 +149,7 @@ def scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem):
     F = problem.F
     n_in = pattern.n_in
     c = scale_cost(pattern, H, g, D)
-    problem.cost[0] = c
-    _scale_values(pattern.Hp, pattern.Hi, H, D, D, c, problem.H)
-    _scale_values(pattern.Ap, pattern.Ai, A, D, E, 1.0, problem.A)
-    _scale_values(pattern.Cp, pattern.Ci, C, D, F, 1.0, problem.C)
+    scale_matrices(pattern, H, A, C, c, problem)
     for j in range(n):
         problem_g[j] = c * D[j] * g[j]
         lo[n_in + j] = lb[j] / D[j]

@@ -60,8 +60,8 @@ class Scaling(NamedTuple):
     F: Floats
 
 
-class WarmStart(NamedTuple):
-    """Starting points x, y, z, z_box, each (batch or 1, size), or (0, size) for none."""
+class Point(NamedTuple):
+    """Primal-dual points or right-hand sides (batch or 1, size); (0, size) where there is none."""
 
     x: Floats
     y: Floats

@@ -1,0 +1,48 @@
+"""The symbolic analysis of a pattern: made once, kept for the next QP that has it."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+from nbqp.kernels.kkt import kkt_pattern, locate_entries
+from nbqp.kernels.structure import Entries, Factor, Pattern
+from nbqp.kernels.symbolic import analyse
+from nbqp.problem import QP
+
+KEPT = 32
+"""So many analyses are kept, the latest ones."""
+LARGEST_KEPT = 200_000
+"""Patterns with more entries are not kept: their memory counts, and their analysis does not."""
+
+
+class Analysis(NamedTuple):
+    """A pattern, the symbolic factor of its KKT matrix, and where the data stand in it."""
+
+    pattern: Pattern
+    factor: Factor
+    entries: Entries
+
+
+_kept: OrderedDict[tuple[object, ...], Analysis] = OrderedDict()
+_lock = threading.Lock()
+
+
+def analyse_qp(qp: QP) -> Analysis:
+    """The analysis of the problem's pattern, from the ones that are kept if it is among them."""
+    pattern = qp.pattern()
+    small = len(pattern.Hi) + len(pattern.Ai) + len(pattern.Ci) <= LARGEST_KEPT
+    key = (*pattern[:3], *(array.tobytes() for array in pattern[3:])) if small else ()
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    factor = analyse(qp.n + qp.n_eq + qp.n_in, *kkt_pattern(pattern))
+    analysis = Analysis(pattern, factor, locate_entries(pattern, factor))
+    if small:
+        with _lock:
+            _kept[key] = analysis
+            while len(_kept) > KEPT:
+                _kept.popitem(last=False)
+    return analysis

@@ -1,0 +1,388 @@
+"""Derivatives of the solution: one linear solve with the KKT matrix of the active set.
+
+Adjoint (`vjp`): with K (b1, b2) = -(dL/dx, dL/dlambda), lambda = (y, z, z_box),
+
+    dL/dg = b1                      dL/dH = 1/2 (b1 x' + x b1')
+    dL/dM = lambda b1' + b2 x'      dL/d(side) = -b2           M = A, C
+
+Direction (`jvp`): K (dx, dlambda) = -(dH x + dg + dM' lambda, dM x - d(side)).
+
+Rows that hold weakly (on their side with multiplier 0) count as active. Where both sides of a row
+coincide, each gets half of the gradient. Where K is singular the derivative is the least-norm
+element (see `nbqp.least_norm`). Source: Bambade, Schramm, Taylor, Carpentier 2024, system (2).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from nbqp.analysis import analyse_qp
+from nbqp.batch import BatchSolution
+from nbqp.errors import SettingsError, ShapeError, UnsolvedError
+from nbqp.kernels.adjoint import (
+    BOTH,
+    LOWER,
+    NEAR_LOWER,
+    NEAR_UPPER,
+    REGULAR,
+    SINGULAR,
+    SKIPPED,
+    UPPER,
+    active_sides,
+    sample_products,
+    solve_kkt_range,
+)
+from nbqp.kernels.structure import Floats, Ints, Point
+from nbqp.least_norm import solve_least_norm
+from nbqp.problem import QP
+from nbqp.solution import Solution, Status
+from nbqp.solver import shared_or_own_scaling
+from nbqp.threads import split_range, thread_count
+
+OnFailure = Literal["raise", "nan", "zero"]
+ACTIVE = 10.0
+"""A row within this multiple of the solution's accuracy of its side counts as on it."""
+
+
+class ActiveSet(NamedTuple):
+    """Which side each row holds on to: side (batch, n_in), side_box (batch, n), int64."""
+
+    side: Ints
+    side_box: Ints
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+    """Gradients of a loss with respect to the nine data, each in the form its datum was given in.
+
+    Dense for dense data; for scipy.sparse data on the stored pattern; None for absent data; a
+    number for a bound given as a number. A datum that a batch shares gets the sum over the batch.
+    """
+
+    dL_dH: Any
+    dL_dg: Any
+    dL_dA: Any
+    dL_db: Any
+    dL_dC: Any
+    dL_dl: Any
+    dL_du: Any
+    dL_dlb: Any
+    dL_dub: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Tangents:
+    """Directional derivatives of the solution, shaped as the solution."""
+
+    dx: Floats
+    dy: Floats
+    dz: Floats
+    dz_box: Floats
+
+
+def find_active_set(qp: QP, point: Point, tolerance: Floats) -> ActiveSet:
+    """The sides that hold at the points (batch, .), within `tolerance` (batch,)."""
+    active = ActiveSet(
+        np.zeros((qp.batch, qp.n_in), dtype=np.int64), np.zeros((qp.batch, qp.n), dtype=np.int64)
+    )
+    active_sides(qp.pattern(), qp.data(), point, tolerance, *active)
+    return active
+
+
+def solve_kkt(
+    qp: QP,
+    active: ActiveSet,
+    r: Point,
+    *,
+    adjoint: bool,
+    skip: npt.NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> Point:
+    """Solve K w = r for every sample, K the KKT matrix of its active set.
+
+    [ H  A'  M' ]
+    [ A         ]  w = r,   w = (x, y, z, z_box), rows of M = (C; I) that are active
+    [ M         ]
+
+    Parameters
+    ----------
+    qp
+        Its H, A and C are used.
+    r
+        Right-hand sides (batch, .); entries of inactive rows do not count where K is regular.
+    adjoint
+        Which of the two least-norm problems to solve where K is singular.
+    skip
+        Samples (batch,) to leave at zero.
+    threads
+        At most so many; the result does not depend on it.
+    """
+    analysis = analyse_qp(qp)
+    w = Point(*(np.zeros_like(part) for part in r))
+    code = np.full(qp.batch, REGULAR, dtype=np.int64)
+    if skip is not None:
+        code[skip] = SKIPPED
+    data = qp.data()
+    scaling = shared_or_own_scaling(qp)
+
+    def run(begin: int, end: int) -> None:
+        solve_kkt_range(*analysis, data, scaling, *active, r, begin, end, w, code)
+
+    split_range(run, qp.batch, thread_count(qp.batch, threads))
+    for k in np.flatnonzero(code == SINGULAR):
+        parts = solve_least_norm(
+            qp.H.sample(int(k)),
+            qp.A.sample(int(k)),
+            qp.C.sample(int(k)),
+            active.side[k],
+            active.side_box[k],
+            (r.x[k], r.y[k], r.z[k], r.z_box[k]),
+            adjoint,
+        )
+        for target, part in zip(w, parts, strict=True):
+            target[k] = part
+    return w
+
+
+class _Linearised:
+    """A solution or a batch of them with leading batch axis, its active set and its failures."""
+
+    def __init__(self, solution: Solution | BatchSolution, on_failure: OnFailure) -> None:
+        if on_failure not in ("raise", "nan", "zero"):
+            raise SettingsError(
+                f'on_failure: expected "raise", "nan" or "zero", got {on_failure!r}.'
+            )
+        self.qp = solution.problem
+        self.single = isinstance(solution, Solution)
+        status = np.atleast_1d(np.array(solution.status, dtype=object))
+        self.failed = np.array([s is not Status.SOLVED for s in status], dtype=np.bool_)
+        if on_failure == "raise" and self.failed.any():
+            k = int(np.flatnonzero(self.failed)[0])
+            where = "" if self.single else f" for sample {k}"
+            raise UnsolvedError(
+                f"solution: expected the status SOLVED, got {status[k].name}{where}; "
+                f"{int(self.failed.sum())} of {len(status)} failed."
+            )
+        self.fill = np.nan if on_failure == "nan" else 0.0
+        parts = (solution.x, solution.y, solution.z, solution.z_box)
+        point = (np.atleast_2d(part) for part in parts)
+        self.point = Point(*(np.where(self.failed[:, None], 0.0, part) for part in point))
+        reached = np.nan_to_num(np.atleast_1d(solution.info.pri_res))
+        tolerance = ACTIVE * np.maximum(solution.settings.eps_abs, reached)
+        self.active = find_active_set(self.qp, self.point, tolerance)
+
+    def solve(self, r: Point, adjoint: bool) -> Point:
+        w = solve_kkt(self.qp, self.active, r, adjoint=adjoint, skip=self.failed)
+        for part in w:
+            part[self.failed] = self.fill
+        return w
+
+    def cotangents(self, given: dict[str, npt.ArrayLike | None]) -> Point:
+        """-dL of x, y, z, z_box as a right-hand side, zero where a sample failed."""
+        parts = []
+        for (name, value), like in zip(given.items(), self.point, strict=True):
+            shape = like.shape[1:] if self.single else like.shape
+            array = np.zeros(shape) if value is None else np.asarray(value, dtype=np.float64)
+            if array.shape != shape:
+                raise ShapeError(f"{name}: expected shape {shape}, got {array.shape}.")
+            part = np.where(self.failed[:, None], 0.0, -array.reshape(like.shape))
+            if not np.isfinite(part).all():
+                raise ShapeError(f"{name}: expected finite entries, got NaN or infinite ones.")
+            parts.append(part)
+        return Point(*parts)
+
+
+def vjp(
+    solution: Solution | BatchSolution,
+    *,
+    dL_dx: npt.ArrayLike | None = None,
+    dL_dy: npt.ArrayLike | None = None,
+    dL_dz: npt.ArrayLike | None = None,
+    dL_dz_box: npt.ArrayLike | None = None,
+    on_failure: OnFailure = "raise",
+) -> Gradients:
+    """Gradients of a loss L(x, y, z, z_box) with respect to the data of the QP.
+
+    Parameters
+    ----------
+    solution
+        From `solve_qp`, `Solver.solve` or `solve_batch`.
+    dL_dx, dL_dy, dL_dz, dL_dz_box
+        Derivatives of the loss, shaped as the solution; None for zero.
+    on_failure
+        What to do about samples whose status is not SOLVED: "raise"; "nan": their gradients are
+        NaN (and so are those of shared data); "zero": they do not contribute.
+
+    Returns
+    -------
+    Gradients
+        dL_dH (the gradient with respect to the symmetric part of H), dL_dg, ... dL_dub.
+
+    Raises
+    ------
+    UnsolvedError
+        A sample is not solved; names it and its status.
+    ShapeError
+        A cotangent does not fit the solution.
+
+    Examples
+    --------
+    >>> import numpy as np, nbqp
+    >>> sol = nbqp.solve_qp(np.eye(2), np.array([-1.0, 1.0]), lb=np.zeros(2))
+    >>> grads = nbqp.vjp(sol, dL_dx=np.array([1.0, 1.0]))
+    >>> grads.dL_dg, grads.dL_dlb
+    (array([-1.,  0.]), array([0., 1.]))
+    """
+    at = _Linearised(solution, on_failure)
+    r = at.cotangents({"dL_dx": dL_dx, "dL_dy": dL_dy, "dL_dz": dL_dz, "dL_dz_box": dL_dz_box})
+    return outer_products(at.qp, at.active, at.point, at.solve(r, adjoint=True), at.single)
+
+
+def _shares(side: Ints) -> tuple[Floats, Floats]:
+    """How much of a row's right-hand side is its lower and its upper side: 1, 0, or half each."""
+    half = np.where(side == BOTH, 0.5, 0.0)
+    low = np.where((side == LOWER) | (side == NEAR_LOWER), 1.0, half)
+    high = np.where((side == UPPER) | (side == NEAR_UPPER), 1.0, half)
+    return low, high
+
+
+def on_pattern(form: Any, Y: Floats, P: Floats, Q: Floats, X: Floats) -> Any:
+    """Y'P + Q'X at the stored entries of a scipy.sparse matrix, in its format."""
+    coordinates = form.tocoo()
+    rows, columns = (np.asarray(c, dtype=np.int64) for c in (coordinates.row, coordinates.col))
+    gradient = form.astype(np.float64)
+    gradient.data = np.empty(len(rows))
+    sample_products(rows, columns, Y, P, Q, X, gradient.data)
+    return gradient
+
+
+def outer_products(
+    qp: QP, active: ActiveSet, point: Point, b: Point, single: bool = False
+) -> Gradients:
+    """The gradients that belong to an adjoint b, in the forms that the data were given in."""
+    low, high = _shares(active.side)
+    low_box, high_box = _shares(active.side_box)
+
+    def vector(name: str, gradient: Floats) -> Any:
+        form = qp.forms[name]
+        if form is None:
+            return None
+        if form == "scalar":
+            return gradient.sum()
+        return gradient if form == "batched" else gradient.sum(axis=0)
+
+    def matrix(name: str, left: Floats, b1: Floats, b2: Floats, x: Floats) -> Any:
+        form = qp.forms[name]
+        if form is None:
+            return None
+        if isinstance(form, str) and form == "batched":
+            return left[:, :, None] * b1[:, None, :] + b2[:, :, None] * x[:, None, :]
+        if isinstance(form, str):
+            return left.T @ b1 + b2.T @ x
+        return on_pattern(form, left, b1, b2, x)
+
+    return Gradients(
+        matrix("H", 0.5 * point.x, b.x, 0.5 * b.x, point.x),
+        vector("g", b.x),
+        matrix("A", point.y, b.x, b.y, point.x),
+        vector("b", -b.y),
+        matrix("C", point.z, b.x, b.z, point.x),
+        vector("l", -low * b.z),
+        vector("u", -high * b.z),
+        vector("lb", -low_box * b.z_box),
+        vector("ub", -high_box * b.z_box),
+    )
+
+
+def jvp(
+    solution: Solution | BatchSolution,
+    *,
+    dH: Any = None,
+    dg: npt.ArrayLike | None = None,
+    dA: Any = None,
+    db: npt.ArrayLike | None = None,
+    dC: Any = None,
+    dl: npt.ArrayLike | None = None,
+    du: npt.ArrayLike | None = None,
+    dlb: npt.ArrayLike | None = None,
+    dub: npt.ArrayLike | None = None,
+    on_failure: OnFailure = "raise",
+) -> Tangents:
+    """Derivative of the solution along a direction of the data.
+
+    Parameters
+    ----------
+    solution
+        From `solve_qp`, `Solver.solve` or `solve_batch`.
+    dH, dg, dA, db, dC, dl, du, dlb, dub
+        The direction: shaped as the data, or with a batch axis more; matrices dense or
+        scipy.sparse; of dH the symmetric part counts. None for zero. Infinite sides stay.
+    on_failure
+        As in `vjp`.
+
+    Returns
+    -------
+    Tangents
+        dx, dy, dz, dz_box.
+
+    Raises
+    ------
+    UnsolvedError, ShapeError
+        As in `vjp`.
+
+    Examples
+    --------
+    >>> import numpy as np, nbqp
+    >>> sol = nbqp.solve_qp(np.eye(2), np.array([-1.0, 1.0]), lb=np.zeros(2))
+    >>> nbqp.jvp(sol, dg=np.ones(2), dlb=np.array([0.0, 2.0])).dx
+    array([-1.,  2.])
+    """
+    at = _Linearised(solution, on_failure)
+    qp, active = at.qp, at.active
+    x, y, z, _ = at.point
+
+    def vector(name: str, value: npt.ArrayLike | None, size: int) -> Floats:
+        array = np.zeros(size) if value is None else np.asarray(value, dtype=np.float64)
+        try:
+            return np.broadcast_to(array, (qp.batch, size))
+        except ValueError:
+            raise ShapeError(
+                f"{name}: expected shape ({size},) or ({qp.batch}, {size}), got {array.shape}."
+            ) from None
+
+    def times(name: str, value: Any, v: Floats, rows: int, transposed: bool = False) -> Floats:
+        """M v, or M' v, for every sample."""
+        if value is None:
+            return np.zeros((qp.batch, qp.n if transposed else rows))
+        M = value if scipy.sparse.issparse(value) else np.asarray(value, dtype=np.float64)
+        if M.shape not in ((rows, qp.n), (qp.batch, rows, qp.n)):
+            raise ShapeError(f"{name}: expected shape ({rows}, {qp.n}), got {M.shape}.")
+        if M.ndim == 3:
+            product = np.einsum("kij,ki->kj" if transposed else "kij,kj->ki", M, v)
+        else:
+            product = (M.T @ v.T).T if transposed else (M @ v.T).T
+        return np.asarray(product, dtype=np.float64)
+
+    dHx = 0.5 * (times("dH", dH, x, qp.n) + times("dH", dH, x, qp.n, transposed=True))
+    stationarity = (
+        dHx
+        + vector("dg", dg, qp.n)
+        + times("dA", dA, y, qp.n_eq, transposed=True)
+        + times("dC", dC, z, qp.n_in, transposed=True)
+    )
+    low, high = _shares(active.side)
+    low_box, high_box = _shares(active.side_box)
+    moved = low * vector("dl", dl, qp.n_in) + high * vector("du", du, qp.n_in)
+    r = Point(
+        -stationarity,
+        vector("db", db, qp.n_eq) - times("dA", dA, x, qp.n_eq),
+        moved - times("dC", dC, x, qp.n_in),
+        low_box * vector("dlb", dlb, qp.n) + high_box * vector("dub", dub, qp.n),
+    )
+    w = at.solve(r, adjoint=False)
+    return Tangents(*(part[0] if at.single else part for part in w))

@@ -1,0 +1,221 @@
+"""Derivatives against central differences and against the dense least-norm oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import nbqp
+from tests.core.oracles import (
+    Data,
+    adjoint_oracle,
+    central_differences,
+    jvp_oracle,
+    linear_loss,
+    stack_rows,
+)
+from tests.core.strategies import Problem, random_mixture, random_qp
+
+TIGHT = nbqp.Settings(eps_abs=1e-11)
+EPS = nbqp.Settings(eps_abs=1e-9)
+DATA = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
+
+
+def dense(value: Any) -> np.ndarray:
+    return value.toarray() if sp.issparse(value) else np.asarray(value)
+
+
+def cotangents(rng: np.random.Generator, sol: Any) -> dict[str, np.ndarray]:
+    return {
+        f"dL_d{name}": rng.standard_normal(getattr(sol, name).shape)
+        for name in ("x", "y", "z", "z_box")
+    }
+
+
+def tangents(rng: np.random.Generator, data: Data) -> dict[str, np.ndarray]:
+    full = data.full()
+    given = [name for name in DATA if getattr(data, name) is not None]
+    return {f"d{name}": rng.standard_normal(getattr(full, name).shape) for name in given}
+
+
+def regular_problems(count: int) -> list[Problem]:
+    """Differentiable problems with active upper and lower sides of rows and of bounds."""
+    rng = np.random.default_rng(17)
+    problems: list[Problem] = []
+    while len(problems) < count:
+        kind = ("strictly_convex", "low_rank", "lp")[len(problems) % 3]
+        problem = random_qp(rng, kind=kind, n=8, n_eq=2, n_in=7, margin=0.1)  # type: ignore[arg-type]
+        z = np.concatenate([problem.solution.z, problem.solution.z_box])
+        if problem.regular and z.min() < 0.0 < z.max() and sensitivity(problem) < 30.0:
+            problems.append(problem)
+    return problems
+
+
+def sensitivity(problem: Problem) -> float:
+    """Norm of the inverse KKT matrix: differences have to stay within one active set."""
+    d = problem.data.full()
+    rows = stack_rows(d, problem.solution)
+    M = rows.M[rows.equal | (rows.lam != 0.0)]
+    K = np.block([[d.H, M.T], [M, np.zeros((len(M), len(M)))]])
+    return float(np.linalg.norm(np.linalg.inv(K), 2))
+
+
+REGULAR = regular_problems(9)
+MIXTURE = list(random_mixture(np.random.default_rng(23), 40))
+
+
+@pytest.mark.parametrize("problem", REGULAR, ids=lambda p: p.name)
+@pytest.mark.parametrize("part", ["x", "y", "z", "z_box"])
+def test_gradients_match_central_differences_for_all_nine_data(problem: Problem, part: str) -> None:
+    rng = np.random.default_rng(2)
+    sol = nbqp.solve_qp(**problem.args, settings=TIGHT)
+    assert sol.status is nbqp.Status.SOLVED
+    cotangent = {f"dL_d{part}": rng.standard_normal(getattr(sol, part).shape)}
+    grads = nbqp.vjp(sol, **cotangent)
+    full = problem.data.full()
+    for name in DATA:
+        ours = getattr(grads, f"dL_d{name}")
+        if ours is None:
+            continue
+        finite = np.argwhere(np.isfinite(getattr(full, name)))
+        entries = [tuple(e) for e in rng.permutation(finite)[:6]]
+        numeric = central_differences(
+            lambda d: nbqp.solve_qp(**d.args(), settings=TIGHT),
+            problem.data,
+            linear_loss(cotangent),
+            name,
+            entries,
+            h=2e-4,
+        )
+        exact = np.array([dense(ours)[e] for e in entries])
+        error = np.abs(exact - numeric).max(initial=0.0)
+        assert error <= 1e-6 * max(1.0, np.abs(exact).max(initial=0.0)), (name, error)
+
+
+@pytest.mark.parametrize("problem", MIXTURE, ids=lambda p: p.name)
+def test_gradients_match_the_least_norm_oracle_also_where_the_matrix_is_singular(
+    problem: Problem,
+) -> None:
+    sol = nbqp.solve_qp(**problem.args, settings=EPS)
+    given = cotangents(np.random.default_rng(3), sol)
+    grads = nbqp.vjp(sol, **given)
+    rcond = 1e-12 if problem.regular else 1e-10
+    expected = adjoint_oracle(problem.data, sol, given, tol=1e-8, rcond=rcond)
+    for name, value in expected.items():
+        ours = getattr(grads, name)
+        if ours is None:
+            continue
+        if sp.issparse(ours):
+            value = np.where(ours.astype(bool).toarray(), value, 0.0)
+        scale = 1.0 + np.abs(value).max(initial=0.0)
+        np.testing.assert_allclose(dense(ours), value, atol=1e-6 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("problem", MIXTURE[:20], ids=lambda p: p.name)
+def test_directional_derivatives_match_the_oracle_and_the_adjoint(problem: Problem) -> None:
+    rng = np.random.default_rng(4)
+    sol = nbqp.solve_qp(**problem.data.args(), settings=EPS)
+    given, moved = cotangents(rng, sol), tangents(rng, problem.data)
+    grads, forward = nbqp.vjp(sol, **given), nbqp.jvp(sol, **moved)
+    expected = jvp_oracle(
+        problem.data, sol, moved, tol=1e-8, rcond=1e-12 if problem.regular else 1e-10
+    )
+    for name in ("dx", "dy", "dz", "dz_box"):
+        value = expected[name]
+        scale = 1.0 + np.abs(value).max(initial=0.0)
+        np.testing.assert_allclose(getattr(forward, name), value, atol=1e-6 * scale, err_msg=name)
+    one = sum(float(np.sum(given[f"dL_{k}"] * getattr(forward, k))) for k in vars(forward))
+    terms = [
+        float(np.sum(dense(gradient) * moved[name.removeprefix("dL_")]))
+        for name, gradient in vars(grads).items()
+        if gradient is not None
+    ]
+    size = 1.0 + abs(one) + sum(abs(t) for t in terms)
+    # A least-squares solution carries the condition number of the system, up to 1 / rcond.
+    tolerance = 1e-10 if problem.regular else 1e-6
+    assert one == pytest.approx(sum(terms), abs=tolerance * size)
+
+
+def test_a_batch_sums_the_gradients_of_what_it_shares() -> None:
+    rng = np.random.default_rng(5)
+    A, C, g = rng.random((3, 8)), rng.standard_normal((4, 8)), rng.standard_normal((11, 8))
+    b, u = A @ rng.random(8), np.full(4, 1.0)
+    H = np.diag(rng.random(8) + 0.5)
+    batch = nbqp.solve_batch(H, g, A, b, C, None, u, 0.0, settings=EPS)
+    given = cotangents(rng, batch)
+    grads = nbqp.vjp(batch, **given)
+    total = {name: 0.0 for name in ("H", "A", "b", "C", "u", "lb")}
+    for k in range(11):
+        one = nbqp.solve_qp(H, g[k], A, b, C, None, u, 0.0, settings=EPS)
+        single = nbqp.vjp(one, **{name: value[k] for name, value in given.items()})
+        np.testing.assert_allclose(grads.dL_dg[k], single.dL_dg, atol=1e-7)
+        for name in total:
+            total[name] = total[name] + getattr(single, f"dL_d{name}")
+    for name, value in total.items():
+        np.testing.assert_allclose(getattr(grads, f"dL_d{name}"), value, atol=1e-6, err_msg=name)
+    assert grads.dL_dl is None
+    assert grads.dL_dub is None
+    assert np.ndim(grads.dL_dlb) == 0
+
+
+def test_batched_matrices_get_a_gradient_a_sample() -> None:
+    rng = np.random.default_rng(6)
+    A, C, g = rng.random((5, 2, 6)), rng.standard_normal((5, 3, 6)), rng.standard_normal((5, 6))
+    H = np.stack([np.diag(rng.random(6) + 0.5) for _ in range(5)])
+    b, u = np.ones((5, 2)), np.ones(3)
+    batch = nbqp.solve_batch(H, g, A, b, C, None, u, settings=EPS)
+    given = cotangents(rng, batch)
+    grads = nbqp.vjp(batch, **given)
+    for k in range(5):
+        one = nbqp.solve_qp(H[k], g[k], A[k], b[k], C[k], None, u, settings=EPS)
+        single = nbqp.vjp(one, **{name: value[k] for name, value in given.items()})
+        for name in ("dL_dH", "dL_dA", "dL_dC", "dL_db"):
+            np.testing.assert_allclose(getattr(grads, name)[k], getattr(single, name), atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [sp.csr_array, sp.csc_array, sp.coo_array, sp.csr_matrix])
+def test_gradients_of_sparse_data_come_on_the_stored_pattern(form: Any) -> None:
+    rng = np.random.default_rng(7)
+    A = np.where(rng.random((3, 10)) < 0.5, rng.standard_normal((3, 10)), 0.0)
+    g, b = rng.standard_normal(10), A @ rng.standard_normal(10)
+    given = {"dL_dx": rng.standard_normal(10)}
+    full = nbqp.vjp(nbqp.solve_qp(np.eye(10), g, A, b, settings=EPS), **given)
+    sparse = nbqp.vjp(nbqp.solve_qp(form(np.eye(10)), g, form(A), b, settings=EPS), **given)
+    assert sparse.dL_dA.format == form(A).format
+    assert sparse.dL_dA.nnz == np.count_nonzero(A)
+    np.testing.assert_allclose(sparse.dL_dA.toarray(), np.where(A != 0.0, full.dL_dA, 0.0))
+    np.testing.assert_allclose(sparse.dL_dH.toarray(), np.diag(np.diag(full.dL_dH)), atol=1e-12)
+
+
+def test_a_failed_sample_follows_the_policy() -> None:
+    g = np.array([[1.0, 0.0], [np.nan, 0.0]])
+    batch = nbqp.solve_batch(np.eye(2), g, lb=np.full(2, -5.0))
+    ones = {"dL_dx": np.ones((2, 2))}
+    with pytest.raises(nbqp.UnsolvedError, match="INVALID_DATA for sample 1; 1 of 2 failed"):
+        nbqp.vjp(batch, **ones)
+    zero = nbqp.vjp(batch, **ones, on_failure="zero")
+    np.testing.assert_allclose(zero.dL_dg, [[-1.0, -1.0], [0.0, 0.0]], atol=1e-12)
+    assert np.isfinite(zero.dL_dH).all()
+    nan = nbqp.vjp(batch, **ones, on_failure="nan")
+    assert np.isnan(nan.dL_dg[1]).all()
+    assert np.isfinite(nan.dL_dg[0]).all()
+    with pytest.raises(nbqp.UnsolvedError, match="PRIMAL_INFEASIBLE"):
+        nbqp.vjp(nbqp.solve_qp(np.eye(1), np.zeros(1), [[1.0], [1.0]], [0.0, 1.0]), dL_dx=[1.0])
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("dL_dx", np.ones(3), r"dL_dx: expected shape \(2,\), got \(3,\)"),
+        ("dL_dz", np.ones(1), r"dL_dz: expected shape \(0,\), got \(1,\)"),
+        ("dL_dx", np.array([np.nan, 0.0]), "dL_dx: expected finite"),
+        ("on_failure", "ignore", "on_failure: expected"),
+    ],
+)
+def test_bad_arguments_are_named(argument: str, value: Any, message: str) -> None:
+    sol = nbqp.solve_qp(np.eye(2), np.ones(2))
+    with pytest.raises(nbqp.QPError, match=message):
+        nbqp.vjp(sol, **{argument: value})
