@@ -85,6 +85,12 @@ class Tangents:
     dz_box: Floats
 
 
+def active_tolerance(solution: Solution | BatchSolution) -> Floats:
+    """Distance (batch,) at which a row counts as on its side, from the accuracy of the solution."""
+    reached: Floats = np.nan_to_num(np.atleast_1d(solution.info.pri_res))
+    return ACTIVE * np.maximum(solution.settings.eps_abs, reached)
+
+
 def find_active_set(qp: QP, point: Point, tolerance: Floats) -> ActiveSet:
     """The sides that hold at the points (batch, .), within `tolerance` (batch,)."""
     active = ActiveSet(
@@ -172,9 +178,7 @@ class _Linearised:
         parts = (solution.x, solution.y, solution.z, solution.z_box)
         point = (np.atleast_2d(part) for part in parts)
         self.point = Point(*(np.where(self.failed[:, None], 0.0, part) for part in point))
-        reached = np.nan_to_num(np.atleast_1d(solution.info.pri_res))
-        tolerance = ACTIVE * np.maximum(solution.settings.eps_abs, reached)
-        self.active = find_active_set(self.qp, self.point, tolerance)
+        self.active = find_active_set(self.qp, self.point, active_tolerance(solution))
 
     def solve(self, r: Point, adjoint: bool) -> Point:
         w = solve_kkt(self.qp, self.active, r, adjoint=adjoint, skip=self.failed)
@@ -243,7 +247,7 @@ def vjp(
     return outer_products(at.qp, at.active, at.point, at.solve(r, adjoint=True), at.single)
 
 
-def _shares(side: Ints) -> tuple[Floats, Floats]:
+def side_shares(side: Ints) -> tuple[Floats, Floats]:
     """How much of a row's right-hand side is its lower and its upper side: 1, 0, or half each."""
     half = np.where(side == BOTH, 0.5, 0.0)
     low = np.where((side == LOWER) | (side == NEAR_LOWER), 1.0, half)
@@ -265,8 +269,8 @@ def outer_products(
     qp: QP, active: ActiveSet, point: Point, b: Point, single: bool = False
 ) -> Gradients:
     """The gradients that belong to an adjoint b, in the forms that the data were given in."""
-    low, high = _shares(active.side)
-    low_box, high_box = _shares(active.side_box)
+    low, high = side_shares(active.side)
+    low_box, high_box = side_shares(active.side_box)
 
     def vector(name: str, gradient: Floats) -> Any:
         form = qp.forms[name]
@@ -375,8 +379,8 @@ def jvp(
         + times("dA", dA, y, qp.n_eq, transposed=True)
         + times("dC", dC, z, qp.n_in, transposed=True)
     )
-    low, high = _shares(active.side)
-    low_box, high_box = _shares(active.side_box)
+    low, high = side_shares(active.side)
+    low_box, high_box = side_shares(active.side_box)
     moved = low * vector("dl", dl, qp.n_in) + high * vector("du", du, qp.n_in)
     r = Point(
         -stationarity,

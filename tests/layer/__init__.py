@@ -1,0 +1,1 @@
+"""Tests of the solver: independent oracles, generators of problems, hand-solved cases."""

@@ -1,0 +1,133 @@
+"""The Keras contract of `QPLayer`, by the public interface alone."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import tensorflow as tf
+
+import nbqp
+from tf_layer import Input, Learned, QPLayer
+
+N = 8
+
+
+def features(batch: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((batch, N)).astype(np.float32)
+
+
+def layers() -> dict[str, dict[str, Any]]:
+    return {
+        "learned rows": {"H": np.eye(N), "A": Learned((3, N)), "lb": 0.0, "feasible": True},
+        "learned objective": {"H": Learned((N, N), eps=0.1), "lb": -1.0, "ub": 1.0},
+        "learned inequalities": {"H": np.eye(N), "C": Learned((3, N)), "feasible": True},
+        "learned sides": {"H": np.eye(N), "C": np.eye(2, N), "u": Learned((2,), "ones")},
+        "sparse": {"H": sp.eye_array(N), "A": sp.csr_array(np.eye(2, N)), "b": np.ones(2)},
+        "linear": {"A": Learned((3, N)), "lb": 0.0, "feasible": True, "on_failure": "keep"},
+    }
+
+
+@pytest.mark.parametrize("name", layers())
+def test_a_layer_trains_saves_and_loads(name: str, tmp_path: pathlib.Path) -> None:
+    keras.utils.set_random_seed(0)
+    layer = QPLayer(**layers()[name])
+    inputs = keras.Input((N,))
+    outputs = layer(keras.layers.Dense(N)(inputs))
+    assert outputs.shape == (None, N)
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", "mse")
+    x = features()
+    before = model.get_weights()
+    history = model.fit(x, np.abs(x), batch_size=24, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert any((w != b).any() for w, b in zip(model.get_weights(), before, strict=True))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        again.predict(x, verbose=0), model.predict(x, verbose=0), err_msg=name
+    )
+    assert again.layers[-1].get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize("policy", ["float32", "float64", "mixed_float16", "mixed_bfloat16"])
+def test_every_dtype_policy_trains(policy: str) -> None:
+    layer = QPLayer(H=np.eye(N), A=Learned((3, N)), lb=0.0, feasible=True, dtype=policy)
+    model = keras.Sequential([keras.layers.Dense(N, dtype=policy), layer])
+    model.compile("adam", "mse")
+    x = features()
+    assert np.isfinite(model.fit(x, np.abs(x), verbose=0).history["loss"]).all()
+    assert keras.backend.standardize_dtype(layer(x).dtype) == layer.compute_dtype
+    assert layer.learned["A"].dtype == layer.variable_dtype
+
+
+def test_a_feasible_layer_solves_whatever_its_matrices() -> None:
+    layer = QPLayer(A=Learned((6, N), "random_normal"), lb=0.0, feasible=True, return_solution=True)
+    layer.build((None, N))
+    for seed in range(5):
+        layer.learned["A"].assign(np.random.default_rng(seed).random((6, N)))
+        out = layer(-np.abs(features()))
+        assert (out.status.numpy() == 0).all()
+        assert (out.newton_steps.numpy() > 0).all()
+
+
+def test_several_inputs_come_by_name() -> None:
+    layer = QPLayer(H=np.eye(N), A=np.eye(2, N), b=Input(), return_solution=True)
+    x = features(5)
+    out = layer({"g": x, "b": x[:, :2]})
+    np.testing.assert_allclose(out.x[:, :2], x[:, :2], atol=1e-6)
+    np.testing.assert_allclose(out.x[:, 2:], -x[:, 2:], atol=1e-6)
+    shapes = layer.compute_output_shape({"g": (None, N), "b": (None, 2)})
+    assert shapes == ((None, N), (None, 2), (None, 0), (None, N), (None,), (None,))
+    with pytest.raises(nbqp.QPError, match=r"inputs: expected \['g', 'b'\], got \['g'\]"):
+        layer({"g": x})
+
+
+def test_a_failing_sample_is_named_in_fit() -> None:
+    rows = {"C": np.ones((2, N)), "l": np.array([-np.inf, 2.0]), "u": np.array([1.0, np.inf])}
+    model = keras.Sequential([keras.layers.Dense(N), QPLayer(H=np.eye(N), **rows)])
+    model.compile("adam", "mse")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="PRIMAL_INFEASIBLE for sample 0"):
+        model.fit(features(), features(), verbose=0)
+
+
+def test_an_exported_model_answers_in_a_fresh_process(tmp_path: pathlib.Path) -> None:
+    model = keras.Sequential([keras.Input((N,)), QPLayer(H=np.eye(N), lb=0.0)])
+    model.export(tmp_path / "model", verbose=False)
+    np.save(tmp_path / "x.npy", features())
+    script = (
+        "import sys, numpy as np, tensorflow as tf, tf_layer\n"
+        "model = tf.saved_model.load(sys.argv[1] + '/model')\n"
+        "np.save(sys.argv[1] + '/y.npy', model.serve(np.load(sys.argv[1] + '/x.npy')))\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), np.maximum(-features(), 0.0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"A": np.eye(2, N)}, "b: expected a vector, as A is given"),
+        ({"b": np.ones(2)}, "A: expected a matrix, as b is given"),
+        ({"A": np.eye(2, N), "b": 1.0, "feasible": True}, "b: expected None, as feasible"),
+        ({"A": np.eye(2, N), "lb": 1.0, "feasible": True}, "lb, ub: expected lb <= 0"),
+        ({"g": None}, "g: expected Input"),
+        ({"g": np.ones(2)}, "g: expected an Input where"),
+        ({"H": "identity"}, "H: expected None, numbers, Learned or Input, got str"),
+        ({"on_failure": "ignore"}, "on_failure: expected"),
+    ],
+)
+def test_declarations_that_do_not_fit_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(nbqp.QPError, match=message):
+        QPLayer(**arguments)
+
+
+def test_a_learned_shape_has_to_be_one() -> None:
+    with pytest.raises(nbqp.QPError, match=r"Learned\.shape: expected positive"):
+        Learned((3, 0))

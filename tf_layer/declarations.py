@@ -1,0 +1,134 @@
+"""How a datum of a `QPLayer` is declared: absent, constant, `Learned` or `Input`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import scipy.sparse
+
+import nbqp
+
+NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
+PACKAGE = "nbqp"
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Input:
+    """A datum that is given when the layer is called.
+
+    Examples
+    --------
+    >>> from tf_layer import Input, QPLayer
+    >>> layer = QPLayer(H=[[1.0]], C=[[1.0]], u=Input())
+    >>> layer({"g": [[-2.0]], "u": [[1.0]]}).numpy()
+    array([[1.]], dtype=float32)
+    """
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing to configure."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Input:
+        """An `Input`."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Learned:
+    """A datum that is a trainable weight of the layer.
+
+    A learned H of shape (n, n) is H = L'L + eps I with the weight L, so that no step makes it
+    indefinite.
+
+    Parameters
+    ----------
+    shape
+        Of the datum; for H, of the factor L: (rank, n).
+    initializer, regularizer, constraint
+        As in `keras.layers.Layer.add_weight`.
+    eps
+        For H only: the least eigenvalue.
+
+    Raises
+    ------
+    nbqp.ShapeError
+        The shape is not one of positive integers.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...] | int,
+        initializer: Any = "glorot_uniform",
+        regularizer: Any = None,
+        constraint: Any = None,
+        eps: float = 1e-4,
+    ) -> None:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        if not all(isinstance(s, int) and s > 0 for s in sizes):
+            raise nbqp.ShapeError(f"Learned.shape: expected positive integers, got {shape!r}.")
+        self.shape = sizes
+        self.initializer = keras.initializers.get(initializer)
+        self.regularizer = keras.regularizers.get(regularizer)
+        self.constraint = keras.constraints.get(constraint)
+        self.eps = float(eps)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, as Keras saves them."""
+        return {
+            "shape": list(self.shape),
+            "initializer": keras.initializers.serialize(self.initializer),
+            "regularizer": keras.regularizers.serialize(self.regularizer),
+            "constraint": keras.constraints.serialize(self.constraint),
+            "eps": self.eps,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Learned:
+        """A declaration as it was saved."""
+        return cls(**config)
+
+
+def serialise(value: Any) -> Any:
+    """A declaration as JSON: None, a number, an array, a sparse matrix, `Learned` or `Input`."""
+    if value is None or isinstance(value, float):
+        return value
+    if isinstance(value, (Input, Learned)):
+        return keras.saving.serialize_keras_object(value)
+    if scipy.sparse.issparse(value):
+        columns = value.tocsc()
+        parts = {k: getattr(columns, k).tolist() for k in ("data", "indices", "indptr")}
+        return {"sparse": parts, "shape": list(columns.shape)}
+    return {"dense": value.tolist()}
+
+
+def deserialise(config: Any) -> Any:
+    """The inverse of `serialise`."""
+    if not isinstance(config, dict):
+        return config
+    if "sparse" in config:
+        parts = config["sparse"]
+        return scipy.sparse.csc_array(
+            (np.array(parts["data"], dtype=np.float64), parts["indices"], parts["indptr"]),
+            shape=tuple(config["shape"]),
+        )
+    if "dense" in config:
+        return np.array(config["dense"], dtype=np.float64)
+    return keras.saving.deserialize_keras_object(config)
+
+
+def declare(name: str, value: Any) -> Any:
+    """What the user gave for a datum, in one of the forms that `serialise` knows."""
+    if value is None or isinstance(value, (Input, Learned)) or scipy.sparse.issparse(value):
+        return value
+    if value is Input:
+        return Input()
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise nbqp.ShapeError(
+            f"{name}: expected None, numbers, Learned or Input, got {type(value).__name__}."
+        ) from error
+    return float(array) if array.ndim == 0 else array

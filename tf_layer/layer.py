@@ -1,0 +1,245 @@
+"""`QPLayer`: a Keras layer whose output is the solution of a QP."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+import nbqp
+from tf_layer.bridge import OnFailure
+from tf_layer.declarations import (
+    NAMES,
+    PACKAGE,
+    Input,
+    Learned,
+    declare,
+    deserialise,
+    serialise,
+)
+from tf_layer.op import DOUBLE, QPOutput, solve_qp
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class QPLayer(keras.layers.Layer):  # type: ignore[misc]
+    """x = argmin 1/2 x'Hx + g'x  subject to  Ax = b,  l <= Cx <= u,  lb <= x <= ub.
+
+    Each datum is absent (None), constant (numbers, an array, a scipy.sparse matrix, which stays
+    sparse), `Learned`, or an `Input` of the layer; g is an input unless said otherwise.
+
+    Parameters
+    ----------
+    H, A, b, C, l, u, lb, ub, g
+        Declarations. A learned H has the factor L: H = L'L + eps I.
+    feasible
+        Make the QP feasible whatever its matrices (Bambade et al. 2024, section 4): with a
+        trainable z0 = exp(log_z0) > 0, b = A z0, and u = C z0 + exp(log_slack). Then b, l and u
+        must be absent, and lb <= 0 and ub absent, so that z0 keeps them.
+    settings
+        See `nbqp.Settings`.
+    on_failure
+        About a sample that is not solved: "raise" (names it and its status); "nan"; "keep": its
+        best iterate, without a gradient.
+    return_solution
+        Return a `QPOutput` (x, y, z, z_box, status, newton_steps) instead of x.
+
+    Raises
+    ------
+    nbqp.QPError
+        A declaration does not fit the others; the first line names it.
+
+    Notes
+    -----
+    Input shape: (batch, n) for g; several inputs as a dict {"g": ..., "b": ...}, each with a
+    leading batch axis. Output shape: (batch, n).
+
+    Weights have the layer's variable dtype, the QP is solved in double precision, and the output
+    has the compute dtype. The layer does not run under XLA (`supports_jit` is False).
+
+    References
+    ----------
+    Bambade, Schramm, Taylor, Carpentier, *Leveraging augmented-Lagrangian techniques for
+    differentiating over infeasible quadratic programs in machine learning*, ICLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tf_layer import Learned, QPLayer
+    >>> layer = QPLayer(H=np.eye(3), A=Learned((1, 3), "ones"), lb=0.0, feasible=True)
+    >>> layer(np.array([[-1.0, 0.0, 1.0]])).numpy().round(4)
+    array([[2. , 1. , 0. ]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        H: Any = None,
+        A: Any = None,
+        b: Any = None,
+        C: Any = None,
+        l: Any = None,
+        u: Any = None,
+        lb: Any = None,
+        ub: Any = None,
+        g: Any = Input,
+        *,
+        feasible: bool = False,
+        settings: nbqp.Settings | None = None,
+        on_failure: OnFailure = "raise",
+        return_solution: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.supports_jit = False
+        given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
+        self.data = {name: declare(name, value) for name, value in given.items()}
+        self.feasible = feasible
+        self.settings = settings if settings is not None else nbqp.Settings()
+        self.on_failure = on_failure
+        self.return_solution = return_solution
+        self.learned: dict[str, Any] = {}
+        self._check()
+
+    def _check(self) -> None:
+        data = self.data
+        if data["g"] is None:
+            raise nbqp.ShapeError("g: expected Input, Learned or an array, got None.")
+        if not self._inputs():
+            raise nbqp.ShapeError("g: expected an Input where no other datum is one, got none.")
+        if self.on_failure not in ("raise", "nan", "keep"):
+            raise nbqp.SettingsError(
+                f'on_failure: expected "raise", "nan" or "keep", got {self.on_failure!r}.'
+            )
+        for matrix, sides in (("A", "b"), ("C", "lu")):
+            for side in sides:
+                if data[side] is not None and data[matrix] is None:
+                    raise nbqp.ShapeError(f"{matrix}: expected a matrix, as {side} is given.")
+                if self.feasible and data[side] is not None:
+                    raise nbqp.SettingsError(
+                        f"{side}: expected None, as feasible=True makes the sides of {matrix}."
+                    )
+        if data["A"] is not None and data["b"] is None and not self.feasible:
+            raise nbqp.ShapeError("b: expected a vector, as A is given, got None.")
+        if self.feasible and (
+            data["ub"] is not None
+            or isinstance(data["lb"], (Input, Learned))
+            or (data["lb"] is not None and np.max(data["lb"]) > 0.0)
+        ):
+            raise nbqp.SettingsError(
+                "lb, ub: expected lb <= 0 and no ub, as feasible=True has a point z0 > 0 only."
+            )
+
+    def _inputs(self) -> list[str]:
+        return [name for name in NAMES if isinstance(self.data[name], Input)]
+
+    def _named(self, inputs: Any) -> dict[str, Any]:
+        """The inputs by name, from a dict or from the one tensor of a single input."""
+        expected = self._inputs()
+        named = inputs if isinstance(inputs, dict) else {expected[0]: inputs}
+        if sorted(named) != sorted(expected):
+            raise nbqp.ShapeError(f"inputs: expected {expected}, got {sorted(named)}.")
+        return named
+
+    def _size(self, shapes: dict[str, Any]) -> int:
+        """n, from the first datum that tells."""
+        for name in NAMES:
+            declared = self.data[name]
+            shape: Any = shapes.get(name, getattr(declared, "shape", ()))
+            if name not in ("b", "l", "u") and len(shape) > 0 and shape[-1] is not None:
+                return int(shape[-1])
+        raise nbqp.ShapeError(f"g: expected a known last dimension, got {shapes.get('g')}.")
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights of learned data, and z0 and the slack where `feasible`."""
+        n = self._size(self._named(input_shape))
+        for name, declared in self.data.items():
+            if isinstance(declared, Learned):
+                self.learned[name] = self.add_weight(
+                    name=name,
+                    shape=declared.shape,
+                    initializer=declared.initializer,
+                    regularizer=declared.regularizer,
+                    constraint=declared.constraint,
+                )
+        if self.feasible:
+            self.log_z0 = self.add_weight(name="log_z0", shape=(n,), initializer="zeros")
+            if self.data["C"] is not None:
+                rows = self.data["C"].shape[-2]
+                self.log_slack = self.add_weight(
+                    name="log_slack", shape=(rows,), initializer="zeros"
+                )
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        """Solve the QPs of a batch."""
+        named = self._named(inputs)
+        data: dict[str, Any] = {}
+        for name, declared in self.data.items():
+            if name in named:
+                data[name] = named[name]
+            elif name in self.learned:
+                data[name] = keras.ops.cast(self.learned[name], "float64")
+            else:
+                data[name] = declared
+        if isinstance(self.data["H"], Learned):
+            L = data["H"]
+            data["H"] = tf.matmul(L, L, transpose_a=True) + self.data["H"].eps * tf.eye(
+                L.shape[-1], dtype=DOUBLE
+            )
+        if self.feasible:
+            z0 = tf.exp(keras.ops.cast(self.log_z0, "float64"))
+            if data["A"] is not None:
+                data["b"] = _product(data["A"], z0)
+            if data["C"] is not None:
+                slack = tf.exp(keras.ops.cast(self.log_slack, "float64"))
+                data["u"] = _product(data["C"], z0) + slack
+        solution = solve_qp(**data, settings=self.settings, on_failure=self.on_failure)
+        solution = solution.astype(self.compute_dtype)
+        return solution if self.return_solution else solution.x
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """(batch, n), or a `QPOutput` of shapes."""
+        shapes = self._named(input_shape)
+        batch = next(iter(shapes.values()))[0]
+        n = self._size(shapes)
+        if not self.return_solution:
+            return (batch, n)
+        rows = []
+        for name in ("A", "C"):
+            rows.append(shapes.get(name, getattr(self.data[name], "shape", (0, n)))[-2])
+        return QPOutput(
+            (batch, n), (batch, rows[0]), (batch, rows[1]), (batch, n), (batch,), (batch,)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, as Keras saves them."""
+        return {
+            **super().get_config(),
+            **{name: serialise(value) for name, value in self.data.items()},
+            "feasible": self.feasible,
+            "settings": dataclasses.asdict(self.settings),
+            "on_failure": self.on_failure,
+            "return_solution": self.return_solution,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> QPLayer:
+        """A layer as it was saved."""
+        config = {k: deserialise(v) if k in NAMES else v for k, v in config.items()}
+        config["settings"] = nbqp.Settings(**config["settings"])
+        config.pop("autocast", None)
+        return cls(**config)
+
+
+def _product(M: Any, v: Any) -> Any:
+    """M v in double precision, M a tensor, an array or a scipy.sparse constant."""
+    if scipy.sparse.issparse(M):
+        coo = M.tocoo()
+        order = np.lexsort((coo.col, coo.row))
+        where = np.stack([coo.row, coo.col], axis=1)[order].astype(np.int64)
+        sparse = tf.SparseTensor(where, coo.data[order].astype(np.float64), M.shape)
+        return tf.sparse.sparse_dense_matmul(sparse, v[:, tf.newaxis])[:, 0]
+    return tf.linalg.matvec(tf.cast(M, DOUBLE), v)

@@ -1,0 +1,290 @@
+"""`solve_qp` on tensors: the solver's forward pass, and its gradient by one linear solve.
+
+With K the KKT matrix of the active set and b = -K^-1 dL/d(x, y, z, z_box), the gradients are outer
+products of b with the solution (see `nbqp.derivative`), which TensorFlow forms itself: those that
+nobody asks for are pruned from a graph, and second derivatives follow from the same solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+import nbqp
+from nbqp.derivative import side_shares
+from tf_layer.bridge import SOLVE, SOLVE_KKT, Description, OnFailure, call
+
+MATRICES = ("H", "A", "C")
+DOUBLE = tf.float64
+
+
+class QPOutput(NamedTuple):
+    """Tensors of a solution, with a leading batch axis where any datum has one.
+
+    x (n), y (n_eq), z (n_in), z_box (n) in the dtype of g; status and newton_steps int32, status
+    the value of an `nbqp.Status` (0: SOLVED).
+    """
+
+    x: Any
+    y: Any
+    z: Any
+    z_box: Any
+    status: Any
+    newton_steps: Any
+
+    def astype(self, dtype: Any) -> QPOutput:
+        """The same with x, y, z, z_box cast."""
+        return QPOutput._make([*(tf.cast(part, dtype) for part in self[:4]), *self[4:]])
+
+
+class _Problem(NamedTuple):
+    """The tensors of a problem in double precision with a batch, and its sparse constants."""
+
+    description: Description
+    tensors: tuple[Any, ...]
+    constants: tuple[Any, ...]
+    sizes: tuple[int | None, int | None, int | None]
+
+
+def solve_qp(
+    H: Any = None,
+    g: Any = None,
+    A: Any = None,
+    b: Any = None,
+    C: Any = None,
+    l: Any = None,
+    u: Any = None,
+    lb: Any = None,
+    ub: Any = None,
+    *,
+    settings: nbqp.Settings | None = None,
+    on_failure: OnFailure = "raise",
+) -> QPOutput:
+    """Solve min 1/2 x'Hx + g'x  s.t.  Ax = b, l <= Cx <= u, lb <= x <= ub, differentiably.
+
+    Parameters
+    ----------
+    H, g, A, b, C, l, u, lb, ub
+        Tensors, variables, arrays or numbers as in `nbqp.solve_batch`: any may carry a leading
+        batch axis. H, A and C may be scipy.sparse constants, and stay sparse. None where absent.
+    settings
+        See `nbqp.Settings`.
+    on_failure
+        About a sample that is not solved: "raise"; "nan": its outputs and gradients are NaN;
+        "keep": its outputs are the best iterate, and it contributes no gradient.
+
+    Returns
+    -------
+    QPOutput
+        x, y, z, z_box (differentiable), status, newton_steps.
+
+    Raises
+    ------
+    nbqp.QPError
+        Bad input, or an unsolved sample; inside a graph TensorFlow raises it as an
+        `InvalidArgumentError` with the same first line.
+
+    Notes
+    -----
+    Everything is computed in double precision; the results have the dtype of g. Eager and
+    `tf.function`, unknown batch size, first and second order in reverse mode. Not for XLA.
+
+    Examples
+    --------
+    >>> import tensorflow as tf
+    >>> from tf_layer import solve_qp
+    >>> g = tf.Variable([-1.0, 1.0])
+    >>> with tf.GradientTape() as tape:
+    ...     x = solve_qp(tf.eye(2), g, lb=0.0).x
+    >>> tape.gradient(x, g).numpy()
+    array([-1., -0.], dtype=float32)
+    """
+    if on_failure not in ("raise", "nan", "keep"):
+        raise nbqp.SettingsError(
+            f'on_failure: expected "raise", "nan" or "keep", got {on_failure!r}.'
+        )
+    if g is None:
+        raise nbqp.ShapeError("g: expected a vector, got None.")
+    given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
+    sparse = {name: v.tocsc() for name, v in given.items() if scipy.sparse.issparse(v)}
+    dense = {
+        name: _tensor(name, value)
+        for name, value in given.items()
+        if value is not None and name not in sparse
+    }
+    dtype = dense["g"].dtype if dense["g"].dtype.is_floating else DOUBLE
+    n = dense["g"].shape[-1]
+    if n is None:
+        raise nbqp.ShapeError(f"g: expected a known last dimension, got {dense['g'].shape}.")
+    batched = any(t.shape.rank == (3 if k in MATRICES else 2) for k, t in dense.items())
+    if not batched:
+        dense["g"] = dense["g"][tf.newaxis]
+    rows: dict[str, int | None] = {k: dense[k].shape[-2] for k in MATRICES if k in dense}
+    rows |= {name: matrix.shape[0] for name, matrix in sparse.items()}
+    for name in ("lb", "ub", "l", "u"):
+        if name in dense and dense[name].shape.rank == 0:
+            size = n if name in ("lb", "ub") else rows.get("C")
+            dense[name] = tf.fill([size], dense[name])
+    problem = _Problem(
+        Description(
+            tuple(dense),
+            tuple((name, tuple(matrix.shape)) for name, matrix in sparse.items()),
+            settings if settings is not None else nbqp.Settings(),
+            on_failure,
+        ),
+        tuple(tf.cast(t, DOUBLE) for t in dense.values()),
+        tuple(
+            tf.constant(part)
+            for m in sparse.values()
+            for part in (m.data.astype(np.float64), m.indices, m.indptr)
+        ),
+        (n, rows.get("A", 0), rows.get("C", 0)),
+    )
+    outputs = _differentiable_solve(problem).astype(dtype)
+    return outputs if batched else QPOutput._make(part[0] for part in outputs)
+
+
+def _tensor(name: str, value: Any) -> Any:
+    """A tensor of a datum, of a rank that it may have."""
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise nbqp.ShapeError(
+            f"{name}: expected numbers, got {type(value).__name__}: {error}"
+        ) from None
+    ranks = (2, 3) if name in MATRICES else (1, 2) if name in ("g", "b") else (0, 1, 2)
+    if tensor.shape.rank not in ranks or not (tensor.dtype.is_floating or tensor.dtype.is_integer):
+        raise nbqp.ShapeError(
+            f"{name}: expected numbers of rank {' or '.join(map(str, ranks))}, got "
+            f"{tensor.dtype.name} of shape {tensor.shape}."
+        )
+    return tensor
+
+
+def _differentiable_solve(problem: _Problem) -> QPOutput:
+    """The solution, differentiable twice.
+
+    The gradient of the outer function is written with the results of the inner one, which the tape
+    of a second derivative follows in turn.
+    """
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def inner(*tensors: Any) -> Any:
+        values = _solve(problem, tensors)
+        return values, lambda *d: _gradients(problem, tensors, values, d[:4])
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def outer(*tensors: Any) -> Any:
+        values = inner(*tensors)
+        return values[:6], lambda *d: _gradients(problem, tensors, values, d[:4])
+
+    return QPOutput._make(outer(*problem.tensors))
+
+
+def _solve(problem: _Problem, tensors: Sequence[Any]) -> list[Any]:
+    n, n_eq, n_in = problem.sizes
+    widths = (n, n_eq, n_in, n)
+    return call(
+        SOLVE,
+        problem.description,
+        [*tensors, *problem.constants],
+        [DOUBLE] * 4 + [tf.int32] * 2 + [tf.int64] * 2,
+        [*([None, width] for width in widths), [None], [None], [None, n_in], [None, n]],
+    )
+
+
+def _gradients(
+    problem: _Problem, tensors: Sequence[Any], values: Sequence[Any], cotangents: Sequence[Any]
+) -> list[Any]:
+    """The gradient of each tensor: outer products of the adjoint with the solution."""
+    *point, status, _, side, side_box = values
+    # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
+    solved = tf.equal(status, nbqp.Status.SOLVED.value)[:, tf.newaxis]
+    x, y, z, _ = (tf.where(solved, part, tf.zeros_like(part)) for part in point)
+    named = dict(zip(problem.description.dense, tensors, strict=True))
+    r = [-d for d in cotangents]
+    b = _kkt_solution(problem, named, (status, side, side_box), r)
+    low, high = _shares(side)
+    low_box, high_box = _shares(side_box)
+    gradients = {
+        **_matrix_gradients(named, b, (x, y, z)),
+        "g": b[0],
+        "b": -b[1],
+        "l": -low * b[2],
+        "u": -high * b[2],
+        "lb": -low_box * b[3],
+        "ub": -high_box * b[3],
+    }
+    return [_summed(gradients[name], tensor) for name, tensor in named.items()]
+
+
+def _shares(side: Any) -> tuple[Any, Any]:
+    """`nbqp.derivative.side_shares` of a tensor: a look-up, since sides are few."""
+    low, high = side_shares(np.arange(-2, 4))
+    return tf.gather(tf.constant(low), side + 2), tf.gather(tf.constant(high), side + 2)
+
+
+def _matrix_gradients(
+    named: dict[str, Any], b: Sequence[Any], point: Sequence[Any]
+) -> dict[str, Any]:
+    """dL/dM = lambda b1' + b2 x' for H, A and C, where they are tensors."""
+    x, y, z = point
+    factors = {"H": (0.5 * x, 0.5 * b[0]), "A": (y, b[1]), "C": (z, b[2])}
+    gradients = {}
+    for name, (left, right) in factors.items():
+        if name not in named:
+            continue
+        if named[name].shape.rank == 2:
+            gradients[name] = tf.matmul(left, b[0], transpose_a=True) + tf.matmul(
+                right, x, transpose_a=True
+            )
+        else:
+            gradients[name] = (
+                left[:, :, tf.newaxis] * b[0][:, tf.newaxis]
+                + right[:, :, tf.newaxis] * x[:, tf.newaxis]
+            )
+    return gradients
+
+
+def _summed(gradient: Any, tensor: Any) -> Any:
+    """The gradient of a vector that the batch shares is the sum over the batch."""
+    if gradient.shape.rank == tensor.shape.rank:
+        return gradient
+    return tf.reduce_sum(gradient, axis=0)
+
+
+def _kkt_solution(
+    problem: _Problem, named: dict[str, Any], active: Sequence[Any], r: Sequence[Any]
+) -> list[Any]:
+    """K^-1 r, whose gradient is one more solve: s = K^-1 dL/dw, dL/dr = s, dL/dK = -s w'."""
+    names = [name for name in MATRICES if name in named]
+    about = problem.description
+    description = Description(tuple(names), about.sparse, about.settings, about.on_failure)
+
+    def solve(matrices: Sequence[Any], r: Sequence[Any]) -> list[Any]:
+        return call(
+            SOLVE_KKT,
+            description,
+            [*active, *r, *matrices, *problem.constants],
+            [DOUBLE] * 4,
+            [part.shape for part in r],
+        )
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def kkt_solution(*tensors: Any) -> Any:
+        r, matrices = tensors[:4], tensors[4:]
+        w = solve(matrices, r)
+
+        def gradient(*cotangents: Any) -> list[Any]:
+            s = _kkt_solution(problem, named, active, cotangents)
+            given = dict(zip(names, matrices, strict=True))
+            by_name = _matrix_gradients(given, [-part for part in s], w[:3])
+            return [*s, *(by_name[name] for name in names)]
+
+        return w, gradient
+
+    return list(kkt_solution(*r, *(named[name] for name in names)))
