@@ -4,6 +4,7 @@ from nbqp.batch import BatchInfo, BatchSolution, solve_batch
 from nbqp.derivative import Gradients, Tangents, jvp, vjp
 from nbqp.errors import (
     DataError,
+    NonconvexError,
     PatternError,
     QPError,
     SettingsError,
@@ -14,6 +15,7 @@ from nbqp.errors import (
 from nbqp.settings import Settings
 from nbqp.solution import Certificate, Info, Solution, Status
 from nbqp.solver import Solver, solve_qp
+from nbqp.warmup import warmup
 
 __version__ = "0.1.0"
 
@@ -24,6 +26,7 @@ __all__ = [
     "DataError",
     "Gradients",
     "Info",
+    "NonconvexError",
     "PatternError",
     "QPError",
     "Settings",
@@ -39,4 +42,5 @@ __all__ = [
     "solve_batch",
     "solve_qp",
     "vjp",
+    "warmup",
 ]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
 
 from nbqp.analysis import analyse_qp
-from nbqp.kernels.proxqp import solve_range
+from nbqp.convexity import find_nonconvex
+from nbqp.execution import run_solves, to_warm_start
 from nbqp.kernels.residuals import batch_residuals
-from nbqp.kernels.status import INVALID_DATA
+from nbqp.kernels.status import NONCONVEX
 from nbqp.kernels.structure import Floats, Ints
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings
 from nbqp.solution import Certificate, Status
-from nbqp.solver import new_output, shared_or_own_scaling, to_options, to_warm_start
-from nbqp.threads import split_range, thread_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,21 +125,8 @@ def solve_batch(
     if isinstance(warm_start, BatchSolution):
         warm_start = (warm_start.x, warm_start.y, warm_start.z, warm_start.z_box)
     warm = to_warm_start(warm_start, sizes, qp.batch)
-    options = to_options(settings)
-    data = qp.data()
-    scaling = shared_or_own_scaling(qp)
-    out = new_output(sizes, qp.batch)
-    out.status[qp.invalid] = INVALID_DATA
-    for array in (out.x, out.y, out.z, out.z_box, out.residuals):
-        array[qp.invalid] = np.nan
-    abort = np.zeros(1, dtype=np.int64)
-
-    def run(begin: int, end: int) -> None:
-        solve_range(*analysis, data, scaling, warm, options, abort, begin, end, out)
-
-    start = time.perf_counter()
-    split_range(run, qp.batch, thread_count(qp.batch, threads))
-    run_time = time.perf_counter() - start
+    nonconvex = find_nonconvex(qp, analysis, threads)
+    out, run_time = run_solves(qp, analysis, settings, warm, threads, {NONCONVEX: nonconvex})
     info = BatchInfo(
         out.iter,
         out.iter_ext,
@@ -150,6 +136,9 @@ def solve_batch(
         np.abs(out.residuals[:, 2]),
         run_time,
     )
+    if settings.verbose:
+        counts = Counter(Status(int(code)).name for code in out.status)
+        print(f"nbqp: batch of {qp.batch} in {run_time:.3g} s: {dict(counts)}")
     status = np.array([Status(int(code)) for code in out.status], dtype=object)
     certificate = Certificate(
         out.certificate_x, out.certificate_y, out.certificate_z, out.certificate_z_box

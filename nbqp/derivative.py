@@ -24,6 +24,7 @@ import scipy.sparse
 from nbqp.analysis import analyse_qp
 from nbqp.batch import BatchSolution
 from nbqp.errors import SettingsError, ShapeError, UnsolvedError
+from nbqp.execution import shared_or_own_scaling
 from nbqp.kernels.adjoint import (
     BOTH,
     LOWER,
@@ -37,11 +38,10 @@ from nbqp.kernels.adjoint import (
     sample_products,
     solve_kkt_range,
 )
-from nbqp.kernels.structure import Floats, Ints, Point
+from nbqp.kernels.structure import Floats, Ints, Point, kernel_array
 from nbqp.least_norm import solve_least_norm
 from nbqp.problem import QP
 from nbqp.solution import Solution, Status
-from nbqp.solver import shared_or_own_scaling
 from nbqp.threads import split_range, thread_count
 
 OnFailure = Literal["raise", "nan", "zero"]
@@ -129,6 +129,8 @@ def solve_kkt(
         At most so many; the result does not depend on it.
     """
     analysis = analyse_qp(qp)
+    active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
+    r = Point(*(kernel_array(part) for part in r))
     w = Point(*(np.zeros_like(part) for part in r))
     code = np.full(qp.batch, REGULAR, dtype=np.int64)
     if skip is not None:

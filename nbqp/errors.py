@@ -19,6 +19,10 @@ class SymmetryError(QPError):
     """H is not symmetric to within the rounding of its dtype."""
 
 
+class NonconvexError(QPError):
+    """H has a negative eigenvalue."""
+
+
 class PatternError(QPError):
     """New data do not fit the pattern that a `Solver` was made for."""
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from nbqp.errors import DataError, PatternError, ShapeError, SymmetryError
-from nbqp.kernels.structure import Data, Floats, Ints, Pattern
+from nbqp.kernels.structure import Data, Floats, Ints, Pattern, kernel_array
 
 Vector: TypeAlias = "npt.ArrayLike | None"
 Matrix: TypeAlias = Any  # dense array-like, scipy.sparse matrix or array, or None
@@ -105,7 +105,7 @@ def _numbers(name: str, value: Any) -> Floats:
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"{name}: expected real numbers, got dtype {array.dtype}.")
-    return np.asarray(array, dtype=np.float64, order="C")
+    return kernel_array(array)
 
 
 def _vector(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:

@@ -28,6 +28,11 @@ class Settings:
         first, also from a warm start that the semismooth phase did not finish.
     check_duality_gap
         Whether the gap counts.
+    time_limit
+        Seconds after which a solve, or a batch, ends with the status TIME_LIMIT_REACHED (samples
+        that have not begun: NOT_RUN).
+    verbose
+        Whether to print a line about every solve.
     eps_primal_inf, eps_dual_inf
         Relative residuals below which a certificate of infeasibility is believed.
 
@@ -44,6 +49,8 @@ class Settings:
     check_duality_gap: bool = True
     eps_primal_inf: float = 1e-10
     eps_dual_inf: float = 1e-10
+    time_limit: float = math.inf
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         for name in ("eps_abs", "eps_primal_inf", "eps_dual_inf"):
@@ -57,6 +64,10 @@ class Settings:
         if self.max_iter < 1:
             raise SettingsError(
                 f"Settings.max_iter: expected an integer of at least 1, got {self.max_iter!r}."
+            )
+        if not self.time_limit > 0.0:
+            raise SettingsError(
+                f"Settings.time_limit: expected a positive number, got {self.time_limit!r}."
             )
         if self.method not in METHODS:
             raise SettingsError(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
 from nbqp.analysis import analyse_qp
-from nbqp.errors import PatternError, ShapeError
-from nbqp.kernels.proxqp import solve_range
-from nbqp.kernels.scaling import shared_scaling
-from nbqp.kernels.state import Options
-from nbqp.kernels.status import DUAL_INFEASIBLE, NOT_RUN, PRIMAL_INFEASIBLE
-from nbqp.kernels.structure import Floats, Output, Point, Scaling
+from nbqp.convexity import find_nonconvex
+from nbqp.errors import NonconvexError, PatternError, ShapeError
+from nbqp.execution import run_solves, to_warm_start
+from nbqp.kernels.status import DUAL_INFEASIBLE, PRIMAL_INFEASIBLE
+from nbqp.kernels.structure import Floats
 from nbqp.problem import QP, Matrix, Vector
-from nbqp.settings import METHODS, Settings
+from nbqp.settings import Settings
 from nbqp.solution import Certificate, Info, Solution, Status
 
 WarmStartLike = Solution | tuple[Floats, Floats, Floats, Floats]
@@ -62,6 +60,13 @@ class Solver:
         }  # fmt: skip
         self.problem = QP(**self._arguments)
         self._analysis = analyse_qp(self.problem)
+        self._require_convex()
+
+    def _require_convex(self) -> None:
+        if find_nonconvex(self.problem, self._analysis)[0]:
+            raise NonconvexError(
+                "H: expected a positive semidefinite matrix, got one with a negative eigenvalue."
+            )
 
     def update(self, **data: Any) -> None:
         """Replace some of the nine data, by name.
@@ -71,6 +76,8 @@ class Solver:
 
         Raises
         ------
+        NonconvexError
+            H has a negative eigenvalue.
         PatternError
             A sparse matrix has another pattern, or an argument another size.
         """
@@ -98,6 +105,8 @@ class Solver:
         self.problem = problem
         if anew:
             self._analysis = analyse_qp(problem)
+        if "H" in data:
+            self._require_convex()
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given."""
@@ -109,20 +118,8 @@ class Solver:
         if warm_start is not None:
             x, y, z, z_box = (np.asarray(part)[None] for part in warm_start)
             point = (x, y, z, z_box)
-        out = new_output(sizes, 1)
-        start = time.perf_counter()
-        solve_range(
-            *self._analysis,
-            qp.data(),
-            shared_or_own_scaling(qp),
-            to_warm_start(point, sizes, 1),
-            to_options(self.settings),
-            np.zeros(1, dtype=np.int64),
-            0,
-            1,
-            out,
-        )
-        run_time = time.perf_counter() - start
+        warm = to_warm_start(point, sizes, 1)
+        out, run_time = run_solves(qp, self._analysis, self.settings, warm, threads=1)
         code = int(out.status[0])
         certificate = None
         if code in (PRIMAL_INFEASIBLE, DUAL_INFEASIBLE):
@@ -142,75 +139,14 @@ class Solver:
             abs(gap),
             run_time,
         )
-        point = out.x[0], out.y[0], out.z[0], out.z_box[0]
-        return Solution(qp, *point, Status(code), info, self.settings, certificate)
-
-
-def shared_or_own_scaling(qp: QP) -> Scaling:
-    """One scaling for a batch that shares its matrices, otherwise none: each sample finds its own."""
-    H, A, C = qp.H.values, qp.A.values, qp.C.values
-    if qp.batch > 1 and len(H) == len(A) == len(C) == 1:
-        return Scaling(*shared_scaling(qp.pattern(), H[0], A[0], C[0]))
-    return Scaling(*(np.zeros((0, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
-
-
-def to_options(settings: Settings) -> Options:
-    """The scalars of the settings as kernels take them."""
-    return Options(
-        settings.eps_abs,
-        settings.eps_rel,
-        settings.check_duality_gap,
-        settings.max_iter,
-        settings.eps_primal_inf,
-        settings.eps_dual_inf,
-        METHODS[settings.method],
-    )
-
-
-def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
-    """Rows of results for `batch` samples that have not run."""
-    x, y, z, z_box = (np.zeros((batch, size)) for size in sizes)
-    certificate_x, certificate_y, certificate_z, certificate_z_box = (
-        np.zeros((batch, size)) for size in sizes
-    )
-    counts = [np.zeros(batch, dtype=np.int64) for _ in range(4)]
-    return Output(
-        x=x,
-        y=y,
-        z=z,
-        z_box=z_box,
-        status=np.full(batch, NOT_RUN, dtype=np.int64),
-        residuals=np.zeros((batch, 3)),
-        iter=counts[0],
-        iter_ext=counts[1],
-        factorizations=counts[2],
-        solves=counts[3],
-        certificate_x=certificate_x,
-        certificate_y=certificate_y,
-        certificate_z=certificate_z,
-        certificate_z_box=certificate_z_box,
-    )
-
-
-def to_warm_start(
-    point: tuple[Floats, Floats, Floats, Floats] | None,
-    sizes: tuple[int, int, int, int],
-    batch: int,
-) -> Point:
-    """Starting points (batch, size), or none."""
-    if point is None:
-        return Point(*(np.zeros((0, size)) for size in sizes))
-    parts = []
-    for name, part, size in zip(("x", "y", "z", "z_box"), point, sizes, strict=True):
-        array = np.ascontiguousarray(part, dtype=np.float64)
-        if array.shape != (batch, size):
-            raise ShapeError(
-                f"warm_start: expected {name} of shape ({batch}, {size}), got {array.shape}."
+        status = Status(code)
+        if self.settings.verbose:
+            print(
+                f"nbqp: {status.name} in {info.iter} steps, {run_time:.3g} s; residuals: primal "
+                f"{primal:.1e}, dual {dual:.1e}, gap {abs(gap):.1e}"
             )
-        if not np.isfinite(array).all():
-            raise ShapeError(f"warm_start: expected finite {name}, got NaN or infinite entries.")
-        parts.append(array)
-    return Point(*parts)
+        point = out.x[0], out.y[0], out.z[0], out.z_box[0]
+        return Solution(qp, *point, status, info, self.settings, certificate)
 
 
 def solve_qp(

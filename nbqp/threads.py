@@ -1,21 +1,28 @@
 """The package's own threads: serial kernels without the GIL, side by side on parts of a batch.
 
 Numba's parallel loops are not used: their threading layers abort on concurrent calls or in forked
-children. The pool is made when first needed and anew after a fork; the caller works on a part too.
+children. The pool is made when first needed and anew after a fork.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
 
 from nbqp.errors import SettingsError
+from nbqp.kernels.structure import Ints
 
 SAMPLES_PER_THREAD = 8
 """Below this many samples a thread costs more than it gains."""
+WATCH_INTERVAL = 0.1
+"""Seconds between two looks at whether a long call is to stop."""
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -32,11 +39,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
+def _processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _shared_pool() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="nbqp")
+            _pool = ThreadPoolExecutor(1 + (os.cpu_count() or 1), thread_name_prefix="nbqp")
         return _pool
 
 
@@ -44,7 +58,7 @@ def thread_count(batch: int, most: int | None) -> int:
     """How many threads a batch deserves: at most `most`, None for the number of processors."""
     if most is not None and most < 1:
         raise SettingsError(f"threads: expected an integer of at least 1, got {most}.")
-    processors = most if most is not None else (os.cpu_count() or 1)
+    processors = most if most is not None else _processors()
     return min(processors, max(1, batch // SAMPLES_PER_THREAD))
 
 
@@ -53,8 +67,7 @@ def split_range(task: Callable[[int, int], None], size: int, threads: int) -> No
 
     An exception in any part is raised here, after all parts have ended.
     """
-    threads = max(1, min(threads, size))
-    edges = [size * k // threads for k in range(threads + 1)]
+    edges = _edges(size, threads)
     parts = []
     for begin, end in itertools.pairwise(edges[1:]):
         try:
@@ -67,3 +80,36 @@ def split_range(task: Callable[[int, int], None], size: int, threads: int) -> No
         errors = [error for part in parts if (error := part.exception()) is not None]
     if errors:
         raise errors[0]
+
+
+def split_range_watched(
+    task: Callable[[int, int], None], size: int, threads: int, time_limit: float, abort: Ints
+) -> None:
+    """`split_range` in other threads, while this one minds the clock and Ctrl-C.
+
+    Sets abort[0] after `time_limit` seconds, or on an exception such as `KeyboardInterrupt`, which
+    is raised again once the tasks, which poll it, have ended.
+    """
+    edges = _edges(size, threads)
+    end_time = time.perf_counter() + time_limit
+    try:
+        parts = [_shared_pool().submit(task, *edge) for edge in itertools.pairwise(edges)]
+    except RuntimeError:  # the interpreter is shutting down: no new threads
+        task(0, size)
+        return
+    try:
+        while wait(parts, min(WATCH_INTERVAL, max(0.0, end_time - time.perf_counter()))).not_done:
+            if time.perf_counter() >= end_time:
+                abort[0] = 1
+                end_time = math.inf
+    except BaseException:
+        abort[0] = 1
+        wait(parts)
+        raise
+    for part in parts:
+        part.result()
+
+
+def _edges(size: int, threads: int) -> list[int]:
+    threads = max(1, min(threads, size))
+    return [int(edge) for edge in np.linspace(0, size, threads + 1).round()]

@@ -5,7 +5,7 @@ Named tuples rather than jitclasses: those miss the on-disk cache in every new p
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,14 @@ from nbqp.kernels.struct import reference
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+
+def kernel_array(array: npt.ArrayLike, dtype: type = np.float64) -> npt.NDArray[Any]:
+    """The array in the one layout that kernels are compiled for, copied where it has another.
+
+    Numba would compile an entry once more for arrays that are read-only, unaligned or transposed.
+    """
+    return np.require(array, dtype, ["C", "A", "W"])
 
 
 class Pattern(NamedTuple):

@@ -1,0 +1,30 @@
+"""The check that H is positive semidefinite, before a solve."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nbqp.analysis import Analysis
+from nbqp.kernels.convexity import TOLERANCE, mark_nonconvex
+from nbqp.problem import QP
+from nbqp.threads import split_range, thread_count
+
+
+def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> npt.NDArray[np.bool_]:
+    """Which samples (batch,) have an H with an eigenvalue below -1e-10 times its largest entry."""
+    H = qp.H.values
+    if H.shape[1] == 0:
+        return np.zeros(qp.batch, dtype=np.bool_)
+    columns = np.repeat(np.arange(qp.n), np.diff(qp.H.p))
+    if np.array_equal(columns, qp.H.i):
+        # Diagonal.
+        nonconvex = H.min(axis=1) < -TOLERANCE * np.abs(H).max(axis=1)
+    else:
+        nonconvex = np.zeros(len(H), dtype=np.bool_)
+
+        def run(begin: int, end: int) -> None:
+            mark_nonconvex(*analysis, H, begin, end, nonconvex)
+
+        split_range(run, len(H), thread_count(len(H), threads))
+    return np.broadcast_to(nonconvex, qp.batch) & ~qp.invalid

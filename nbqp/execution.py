@@ -1,0 +1,126 @@
+"""Running the compiled solver on one QP or a batch: its inputs, its outputs, threads and limits."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from nbqp.analysis import Analysis
+from nbqp.errors import ShapeError
+from nbqp.kernels.proxqp import solve_range
+from nbqp.kernels.scaling import shared_scaling
+from nbqp.kernels.state import Options
+from nbqp.kernels.status import INVALID_DATA, NOT_RUN
+from nbqp.kernels.structure import Floats, Output, Point, Scaling, kernel_array
+from nbqp.problem import QP
+from nbqp.settings import METHODS, Settings
+from nbqp.threads import split_range, split_range_watched, thread_count
+
+LONG = 2_000_000
+"""Batches whose factors hold more numbers than that may take long enough for Ctrl-C."""
+
+
+def run_solves(
+    qp: QP,
+    analysis: Analysis,
+    settings: Settings,
+    warm: Point,
+    threads: int | None,
+    refused: dict[int, npt.NDArray[np.bool_]] | None = None,
+) -> tuple[Output, float]:
+    """Solve all samples of `qp`, and time it.
+
+    Samples with invalid data, and those that `refused` marks with a status, are not solved: they
+    have NaN throughout.
+    """
+    out = new_output((qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
+    for code, samples in {INVALID_DATA: qp.invalid, **(refused or {})}.items():
+        out.status[samples] = code
+        for array in (out.x, out.y, out.z, out.z_box, out.residuals):
+            array[samples] = np.nan
+    scaling, options, data = shared_or_own_scaling(qp), to_options(settings), qp.data()
+    abort = np.zeros(1, dtype=np.int64)
+
+    def run(begin: int, end: int) -> None:
+        solve_range(*analysis, data, scaling, warm, options, abort, begin, end, out)
+
+    count = thread_count(qp.batch, threads)
+    size = int(analysis.factor.val_ptr[-1]) * qp.batch
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    start = time.perf_counter()
+    if settings.time_limit < math.inf or (in_main_thread and size > LONG):
+        split_range_watched(run, qp.batch, count, settings.time_limit, abort)
+    else:
+        split_range(run, qp.batch, count)
+    return out, time.perf_counter() - start
+
+
+def shared_or_own_scaling(qp: QP) -> Scaling:
+    """One scaling for a batch that shares its matrices, otherwise none: each sample finds its own."""
+    H, A, C = qp.H.values, qp.A.values, qp.C.values
+    if qp.batch > 1 and len(H) == len(A) == len(C) == 1:
+        return Scaling(*shared_scaling(qp.pattern(), H[0], A[0], C[0]))
+    return Scaling(*(np.zeros((0, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
+
+
+def to_options(settings: Settings) -> Options:
+    """The scalars of the settings as kernels take them."""
+    return Options(
+        settings.eps_abs,
+        settings.eps_rel,
+        settings.check_duality_gap,
+        settings.max_iter,
+        settings.eps_primal_inf,
+        settings.eps_dual_inf,
+        METHODS[settings.method],
+    )
+
+
+def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
+    """Rows of results for `batch` samples that have not run."""
+    x, y, z, z_box = (np.zeros((batch, size)) for size in sizes)
+    certificate_x, certificate_y, certificate_z, certificate_z_box = (
+        np.zeros((batch, size)) for size in sizes
+    )
+    counts = [np.zeros(batch, dtype=np.int64) for _ in range(4)]
+    return Output(
+        x=x,
+        y=y,
+        z=z,
+        z_box=z_box,
+        status=np.full(batch, NOT_RUN, dtype=np.int64),
+        residuals=np.zeros((batch, 3)),
+        iter=counts[0],
+        iter_ext=counts[1],
+        factorizations=counts[2],
+        solves=counts[3],
+        certificate_x=certificate_x,
+        certificate_y=certificate_y,
+        certificate_z=certificate_z,
+        certificate_z_box=certificate_z_box,
+    )
+
+
+def to_warm_start(
+    point: tuple[Floats, Floats, Floats, Floats] | None,
+    sizes: tuple[int, int, int, int],
+    batch: int,
+) -> Point:
+    """Starting points (batch, size), or none."""
+    if point is None:
+        return Point(*(np.zeros((0, size)) for size in sizes))
+    parts = []
+    for name, part, size in zip(("x", "y", "z", "z_box"), point, sizes, strict=True):
+        array = kernel_array(part)
+        if array.shape != (batch, size):
+            raise ShapeError(
+                f"warm_start: expected {name} of shape ({batch}, {size}), got {array.shape}."
+            )
+        if not np.isfinite(array).all():
+            raise ShapeError(f"warm_start: expected finite {name}, got NaN or infinite entries.")
+        parts.append(array)
+    return Point(*parts)

@@ -1,0 +1,81 @@
+"""Time limits, interrupts, indefinite H: honest statuses, and nothing that hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import nbqp
+
+
+def long_lp(n: int = 300, batch: int = 200) -> dict[str, object]:
+    """A batch that takes seconds."""
+    rng = np.random.default_rng(0)
+    A = rng.random((n // 2, n))
+    return {"g": rng.random((batch, n)), "A": A, "b": A @ rng.random(n), "lb": 0.0}
+
+
+def test_a_time_limit_ends_a_batch_with_honest_statuses() -> None:
+    nbqp.warmup()
+    start = time.perf_counter()
+    sol = nbqp.solve_batch(**long_lp(), settings=nbqp.Settings(time_limit=0.2))  # type: ignore[arg-type]
+    assert time.perf_counter() - start < 2.0
+    names = {status.name for status in sol.status}
+    assert "NOT_RUN" in names
+    assert names <= {"SOLVED", "TIME_LIMIT_REACHED", "NOT_RUN"}
+    done = np.array([s is nbqp.Status.SOLVED for s in sol.status])
+    assert (sol.primal_residual()[done] <= 1e-8).all()
+
+
+def test_an_interrupt_ends_a_long_solve_at_once_and_leaves_the_solver_usable() -> None:
+    nbqp.warmup()
+    solver = nbqp.Solver(np.eye(2), np.ones(2))
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        nbqp.solve_batch(**long_lp(batch=2000))  # type: ignore[arg-type]
+    assert time.perf_counter() - start < 2.0
+    timer.join()
+    assert solver.solve().status is nbqp.Status.SOLVED
+
+
+INDEFINITE = np.array([[1.0, 2.0], [2.0, 1.0]])
+
+
+@pytest.mark.parametrize("H", [INDEFINITE, sp.csc_array(INDEFINITE), np.diag([1.0, -1e-6])])
+def test_a_single_indefinite_h_raises(H: object) -> None:
+    with pytest.raises(nbqp.NonconvexError, match="H: expected a positive semidefinite matrix"):
+        nbqp.solve_qp(H, np.ones(2), lb=-1.0, ub=1.0)
+    solver = nbqp.Solver(np.eye(2), np.ones(2))
+    with pytest.raises(nbqp.QPError, match="H: expected"):
+        solver.update(H=H)
+
+
+def test_a_semidefinite_h_within_its_rounding_is_accepted() -> None:
+    rng = np.random.default_rng(0)
+    for n in (2, 10, 60):
+        L = rng.standard_normal((n // 2, n))
+        H = L.T @ L - 1e-13 * np.eye(n)
+        assert nbqp.solve_qp(H, np.ones(n), lb=-1.0, ub=1.0).status is nbqp.Status.SOLVED
+
+
+def test_an_indefinite_sample_has_its_status_and_harms_no_other() -> None:
+    H = np.stack([np.eye(2), INDEFINITE, 2.0 * np.eye(2)])
+    sol = nbqp.solve_batch(H, np.ones(2), lb=-1.0, ub=1.0)
+    assert [s.name for s in sol.status] == ["SOLVED", "NONCONVEX", "SOLVED"]
+    assert np.isnan(sol.x[1]).all()
+    np.testing.assert_allclose(sol.x[[0, 2]], [[-1.0, -1.0], [-0.5, -0.5]], atol=1e-8)
+    shared = nbqp.solve_batch(INDEFINITE, np.ones((2, 2)), lb=-1.0, ub=1.0)
+    assert [s.name for s in shared.status] == ["NONCONVEX", "NONCONVEX"]
+
+
+def test_verbose_prints_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    nbqp.solve_qp(np.eye(2), np.ones(2), settings=nbqp.Settings(verbose=True))
+    assert "SOLVED" in capsys.readouterr().out
