@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 import nbqp
+from tests.core.specialisations import compiled_entries
 
 GOOD: dict[str, Any] = {
     "H": np.eye(2),
@@ -73,3 +75,26 @@ def test_a_dense_pattern_may_change_in_update() -> None:
 def test_float32_symmetry_is_judged_in_float32() -> None:
     H = np.array([[1.0, 0.1], [0.1 * (1 + 1e-7), 1.0]], dtype=np.float32)
     assert nbqp.Solver(H, np.ones(2)).problem.H.values.dtype == np.float64
+
+
+def test_no_kernel_is_compiled_twice_whatever_the_layout_of_the_arrays() -> None:
+    """A second signature would cost a newcomer half a minute at a call that looks like any other."""
+
+    def variants(array: np.ndarray) -> Iterator[np.ndarray]:
+        read_only = array.copy()
+        read_only.flags.writeable = False
+        yield from (read_only, np.asfortranarray(array), array.astype(np.float32))
+        yield np.repeat(array, 2, axis=-1)[..., ::2]
+
+    rng = np.random.default_rng(0)
+    data = {"H": np.eye(4), "g": rng.random((9, 4)), "A": rng.random((9, 2, 4)), "b": np.zeros(2)}
+    cotangent = rng.random((9, 4))
+    for arrays in zip(*(variants(array) for array in (*data.values(), cotangent)), strict=True):
+        sol = nbqp.solve_batch(**dict(zip(data, arrays, strict=False)))
+        for array in (sol.x, sol.y, sol.z, sol.z_box):
+            array.flags.writeable = False
+        nbqp.vjp(sol, dL_dx=arrays[-1])
+        nbqp.jvp(sol, dg=arrays[1])
+        nbqp.solve_batch(**dict(zip(data, arrays, strict=False)), warm_start=sol)
+    counts = compiled_entries()
+    assert max(counts.values(), default=0) <= 1, counts
