@@ -1,0 +1,1 @@
+"""Examples: layers that learn by solving quadratic programs."""
