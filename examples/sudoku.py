@@ -47,7 +47,7 @@ class Recipe:
 
 RECIPES = {
     "qp": Recipe("QP, H = 0.1 I", 0.1, 0.02, 0.8),
-    "lp": Recipe("LP, H = 0", 0.0, 0.05, 0.7),
+    "lp": Recipe("LP, H = 0", 0.0, 0.05, 0.85),
     "optnet": Recipe("OptNet parametrisation, solved by nbqp", 0.1, 0.1, 1.0),
 }
 

@@ -12,7 +12,7 @@ from tests.core.strategies import Problem, random_mixture, random_qp
 
 EPS = 1e-9
 SETTINGS = nbqp.Settings(eps_abs=EPS)
-MIXTURE = list(random_mixture(np.random.default_rng(7), 200))
+MIXTURE = list(random_mixture(np.random.default_rng(7), 1000))
 
 
 def solve(problem: Problem, **settings: object) -> nbqp.Solution:
@@ -21,7 +21,6 @@ def solve(problem: Problem, **settings: object) -> nbqp.Solution:
 
 @pytest.mark.parametrize("method", ["auto", "semismooth"])
 def test_a_mixture_is_solved_and_its_residuals_hold_on_the_data(method: str) -> None:
-    """At least 995 of 1,000 is the aim; in these 200 one may end honestly unsolved."""
     solved = 0
     for problem in MIXTURE:
         sol = solve(problem, method=method)
@@ -34,24 +33,27 @@ def test_a_mixture_is_solved_and_its_residuals_hold_on_the_data(method: str) -> 
                 nbqp.Status.MAX_ITER_REACHED,
                 nbqp.Status.NUMERICAL_ERROR,
             ), problem.name
-    assert solved >= len(MIXTURE) - 1
+    assert solved >= 995
 
 
-def test_objectives_agree_with_the_planted_solutions() -> None:
-    for problem in MIXTURE[:60]:
+@pytest.mark.parametrize("other", ["proxqp", "clarabel", "piqp"])
+def test_a_mixture_agrees_with_other_solvers(other: str) -> None:
+    """Objectives to 1e-7; a gap of 1e-9 leaves a strictly convex x an error of 5e-5 at most."""
+    compared = 0
+    for problem in MIXTURE:
         sol = solve(problem)
-        ours = objective(problem.data, sol.x)
-        planted = objective(problem.data, problem.solution.x)
-        assert ours == pytest.approx(planted, rel=1e-7, abs=1e-7), problem.name
-
-
-@pytest.mark.parametrize("other", ["proxqp", "clarabel"])
-def test_strictly_convex_solutions_agree_with_other_solvers(other: str) -> None:
-    rng = np.random.default_rng(3)
-    for k in range(5):
-        problem = random_qp(rng, kind="strictly_convex", n=20, n_eq=5, n_in=15, name=str(k))
-        x = reference_solve(problem.data, solver=other).x
-        np.testing.assert_allclose(solve(problem).x, x, atol=2e-6)
+        try:
+            reference = reference_solve(problem.data, solver=other)
+        except RuntimeError:  # it does not reach its own tolerance
+            continue
+        compared += 1
+        assert objective(problem.data, sol.x) == pytest.approx(
+            reference.objective, rel=1e-7, abs=1e-7
+        ), problem.name
+        if "strictly_convex" in problem.name:
+            atol = 1e-5 * max(1.0, np.abs(reference.x).max())
+            np.testing.assert_allclose(sol.x, reference.x, rtol=0.0, atol=atol)
+    assert compared >= 990
 
 
 def test_residual_methods_agree_with_numpy() -> None:
