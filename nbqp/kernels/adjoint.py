@@ -185,8 +185,9 @@ def solve_kkt_range(
             system.w[i] = MU if _active(side[k, i]) else np.inf
         for j in range(n):
             system.w[n_in + j] = 1.0 / DECOUPLED if _active(side_box[k, j]) else np.inf
+        replaced = system.counts[2]
         factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
-        singular = _is_singular(pattern, factor, system)
+        singular = system.counts[2] > replaced or _is_singular(pattern, factor, system)
         for j in range(n):
             system.r1[j] = c * D[j] * r.x[k, j]
             system.r3[n_in + j] = r.z_box[k, j] / D[j] if _active(side_box[k, j]) else 0.0

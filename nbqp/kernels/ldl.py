@@ -16,7 +16,9 @@ from nbqp.kernels.symbolic import PANEL
 from nbqp.kernels.vector import WIDTH, load, load_head, negative_fma, store, store_head
 
 PIVOT_TINY = 1e-13
-PIVOT_REPLACEMENT = 2e-7
+# Such a pivot is rounding noise, and so is its column: an infinite one leaves both out, where a
+# small one would multiply the noise at every later pivot of that kind.
+PIVOT_REPLACEMENT = 1e100
 
 
 @kernel

@@ -5,7 +5,9 @@ The graph of the remaining matrix is kept as a quotient graph: an eliminated piv
 that cannot be told apart are merged into supervariables; degrees are bounded from above by sums
 over elements. Unlike AMD, a supervariable's own size counts in its degree: a block of equal dense
 constraint rows then waits for the variables it couples, as in a Schur complement. That costs little
-fill and avoids pivots of the size of the regularisation.
+fill and avoids pivots of the size of the regularisation. The members of a supervariable, whose
+order does not matter for fill, come in ascending order for the same reason: variables, then the
+rows that couple them.
 
 AMD's rule for dense rows (postpone all above 10 sqrt(N)) marks every node of a dense problem and
 loses the order. Here a node must also have ten times the mean degree: the few rows that couple
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbqp.kernels.dense import sort_ascending
 from nbqp.kernels.jit import kernel
 
 DENSE_ROOTS = 10.0
@@ -305,7 +308,9 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
     k = 0
     for c in range(count):
         i = pivots[c]
+        first = k
         while i != -1:
             perm[k] = i
             k += 1
             i = member[i]
+        sort_ascending(perm[first:k])

@@ -14,6 +14,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbqp.kernels.barrier import (
+    complementarity,
+    forget_step,
+    net_multipliers,
+    set_row_weights,
+    set_targets,
+    step_barrier,
+    step_lengths,
+)
 from nbqp.kernels.certificates import proves_dual_infeasible, proves_primal_infeasible
 from nbqp.kernels.csc import add_product
 from nbqp.kernels.dense import copy, largest
@@ -40,41 +49,6 @@ FAILED_SOLVE = 1e-4
 PATIENCE = 15
 # Multipliers or variables have to be this large before certificates are looked for.
 LARGE = 1e3
-
-
-@kernel
-def _net_multipliers(problem, barrier, it):
-    z = it.z
-    lo = problem.lo
-    hi = problem.hi
-    z_hi = barrier.z_hi
-    z_lo = barrier.z_lo
-    for i in range(len(z)):
-        if lo[i] < hi[i]:
-            z[i] = z_hi[i] - z_lo[i]
-
-
-@kernel
-def _set_row_weights(problem, barrier, mu, w):
-    """W of each side and w of each row; rows with lo = hi have w = mu, free ones w = inf."""
-    problem_lo = problem.lo
-    problem_hi = problem.hi
-    W_lo = barrier.W_lo
-    W_hi = barrier.W_hi
-    s_lo = barrier.s_lo
-    z_lo = barrier.z_lo
-    s_hi = barrier.s_hi
-    z_hi = barrier.z_hi
-    for i in range(len(w)):
-        lo = problem_lo[i]
-        hi = problem_hi[i]
-        if lo == hi:
-            w[i] = mu
-            continue
-        W_lo[i] = 1.0 / (s_lo[i] / z_lo[i] + mu) if lo > -np.inf else 0.0
-        W_hi[i] = 1.0 / (s_hi[i] / z_hi[i] + mu) if hi < np.inf else 0.0
-        W = W_lo[i] + W_hi[i]
-        w[i] = 1.0 / W if W > 0.0 else np.inf
 
 
 @kernel
@@ -151,93 +125,6 @@ def _newton_step(pattern, factor, problem, it, barrier, system, dv):
             dz_hi[i] = W_hi[i] * (q_hi[i] + dv[i])
             ds_hi[i] = (c_hi[i] - s_hi[i] * dz_hi[i]) / z_hi[i]
     return error
-
-
-@kernel
-def _step_lengths(problem, barrier, separate):
-    """Primal and dual step to the boundary, at most 1; equal unless `separate`."""
-    problem_lo = problem.lo
-    problem_hi = problem.hi
-    ds_lo = barrier.ds_lo
-    dz_lo = barrier.dz_lo
-    ds_hi = barrier.ds_hi
-    dz_hi = barrier.dz_hi
-    s_lo = barrier.s_lo
-    z_lo = barrier.z_lo
-    s_hi = barrier.s_hi
-    z_hi = barrier.z_hi
-    primal = 1.0
-    dual = 1.0
-    for i in range(len(problem_lo)):
-        lo = problem_lo[i]
-        hi = problem_hi[i]
-        if lo == hi:
-            continue
-        if lo > -np.inf:
-            if ds_lo[i] < 0.0:
-                primal = min(primal, -s_lo[i] / ds_lo[i])
-            if dz_lo[i] < 0.0:
-                dual = min(dual, -z_lo[i] / dz_lo[i])
-        if hi < np.inf:
-            if ds_hi[i] < 0.0:
-                primal = min(primal, -s_hi[i] / ds_hi[i])
-            if dz_hi[i] < 0.0:
-                dual = min(dual, -z_hi[i] / dz_hi[i])
-    if not separate:
-        primal = min(primal, dual)
-        dual = primal
-    return primal, dual
-
-
-@kernel
-def _complementarity(problem, barrier, primal, dual):
-    """Sum of s z over all sides after steps of the given lengths, and how many sides there are."""
-    problem_lo = problem.lo
-    problem_hi = problem.hi
-    s_lo = barrier.s_lo
-    z_lo = barrier.z_lo
-    s_hi = barrier.s_hi
-    z_hi = barrier.z_hi
-    ds_lo = barrier.ds_lo
-    dz_lo = barrier.dz_lo
-    ds_hi = barrier.ds_hi
-    dz_hi = barrier.dz_hi
-    total = 0.0
-    sides = 0
-    for i in range(len(problem_lo)):
-        lo = problem_lo[i]
-        hi = problem_hi[i]
-        if lo == hi:
-            continue
-        if lo > -np.inf:
-            total += (s_lo[i] + primal * ds_lo[i]) * (z_lo[i] + dual * dz_lo[i])
-            sides += 1
-        if hi < np.inf:
-            total += (s_hi[i] + primal * ds_hi[i]) * (z_hi[i] + dual * dz_hi[i])
-            sides += 1
-    return total, sides
-
-
-@kernel
-def _set_targets(problem, barrier, sigma_mu, second_order):
-    """C = sigma mu - s z - ds dz (the last term in the corrector only) on every side."""
-    lo = problem.lo
-    c_lo = barrier.c_lo
-    c_hi = barrier.c_hi
-    s_lo = barrier.s_lo
-    z_lo = barrier.z_lo
-    s_hi = barrier.s_hi
-    z_hi = barrier.z_hi
-    ds_lo = barrier.ds_lo
-    dz_lo = barrier.dz_lo
-    ds_hi = barrier.ds_hi
-    dz_hi = barrier.dz_hi
-    for i in range(len(lo)):
-        c_lo[i] = sigma_mu - s_lo[i] * z_lo[i]
-        c_hi[i] = sigma_mu - s_hi[i] * z_hi[i]
-        if second_order:
-            c_lo[i] -= ds_lo[i] * dz_lo[i]
-            c_hi[i] -= ds_hi[i] * dz_hi[i]
 
 
 @kernel
@@ -349,7 +236,7 @@ def _adapt_regularisation(pattern, problem, it, system, work, mu, error):
     unit = problem.unit
     dx = system.dx
     dy = system.dy
-    if error > FAILED_SOLVE:
+    if not error <= FAILED_SOLVE:
         mu = min(100.0 * mu, REGULARISATION_CEILING)
         rho[0] = min(100.0 * rho[0], REGULARISATION_CEILING)
     else:
@@ -449,18 +336,7 @@ def run_smoothed(
     y = it.y
     dx = system.dx
     dy = system.dy
-    lo = problem.lo
-    hi = problem.hi
-    z = it.z
-    s_lo = barrier.s_lo
-    z_lo = barrier.z_lo
-    s_hi = barrier.s_hi
-    z_hi = barrier.z_hi
     dz = system.dz
-    ds_lo = barrier.ds_lo
-    dz_lo = barrier.dz_lo
-    ds_hi = barrier.ds_hi
-    dz_hi = barrier.dz_hi
     mu = system.mu_e[0] if n_eq > 0 else MU_START
     # One step length for both keeps the dual residual linear where H couples it to x.
     separate = len(H) == 0
@@ -468,7 +344,7 @@ def run_smoothed(
     idle = 0
     lowest = np.inf
     while True:
-        _net_multipliers(problem, barrier, it)
+        net_multipliers(problem, barrier, it)
         update_products(pattern, problem, it)
         measure(pattern, problem, it, res)
         set_tolerances(pattern, problem, it, options.eps_abs, options.eps_rel, tol)
@@ -486,7 +362,7 @@ def run_smoothed(
         verdict = _detect_infeasible(pattern, problem, it, step, system, options)
         if verdict != CONVERGED:
             return verdict
-        total, sides = _complementarity(problem, barrier, 0.0, 0.0)
+        total, sides = complementarity(problem, barrier, 0.0, 0.0)
         score = res[0] / tol[0] + res[1] / tol[1] + res[2] / tol[2]
         if score < 0.9 * lowest:
             lowest = score
@@ -496,39 +372,34 @@ def run_smoothed(
         if idle > PATIENCE or not score < np.inf:
             return STALLED
 
-        _set_row_weights(problem, barrier, mu, w)
+        set_row_weights(problem, barrier, mu, w)
         factor_system(pattern, factor, entries, H, A, C, system)
         steps[0] += 1
         primal = 1.0
         dual = 1.0
         if sides > 0:
-            _set_targets(problem, barrier, 0.0, False)
+            set_targets(problem, barrier, 0.0, False)
             error = _newton_step(pattern, factor, problem, it, barrier, system, dv)
-            primal, dual = _step_lengths(problem, barrier, separate)
-            after, _ = _complementarity(problem, barrier, primal, dual)
+            primal, dual = step_lengths(problem, barrier, separate)
+            after, _ = complementarity(problem, barrier, primal, dual)
             ratio = after / total
             sigma = min(1.0, ratio * ratio * ratio)
-            _set_targets(problem, barrier, sigma * total / sides, True)
+            set_targets(problem, barrier, sigma * total / sides, True)
             error = _newton_step(pattern, factor, problem, it, barrier, system, dv)
-            primal, dual = _step_lengths(problem, barrier, separate)
+            primal, dual = step_lengths(problem, barrier, separate)
             primal = min(1.0, TO_BOUNDARY * primal)
             dual = min(1.0, TO_BOUNDARY * dual)
         else:
             error = _newton_step(pattern, factor, problem, it, barrier, system, dv)
 
-        for j in range(n):
-            x[j] += primal * dx[j]
-        for i in range(n_eq):
-            y[i] += dual * dy[i]
-        for i in range(len(dv)):
-            if lo[i] == hi[i]:
-                z[i] += dual * dz[i]
-                continue
-            if lo[i] > -np.inf:
-                s_lo[i] += primal * ds_lo[i]
-                z_lo[i] += dual * dz_lo[i]
-            if hi[i] < np.inf:
-                s_hi[i] += primal * ds_hi[i]
-                z_hi[i] += dual * dz_hi[i]
+        if error <= FAILED_SOLVE:
+            for j in range(n):
+                x[j] += primal * dx[j]
+            for i in range(n_eq):
+                y[i] += dual * dy[i]
+            step_barrier(problem, barrier, it, dz, primal, dual)
+        else:
+            # No direction at all, and perhaps NaN: the next one is better regularised.
+            forget_step(barrier)
 
         mu = _adapt_regularisation(pattern, problem, it, system, work, mu, error)

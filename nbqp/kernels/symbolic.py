@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.dense import copy
+from nbqp.kernels.dense import copy, sort_ascending
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.ordering import approximate_minimum_degree
 from nbqp.kernels.structure import Factor
@@ -156,19 +156,6 @@ def find_supernodes(N, parent, count, first):
         j = end + 1
     first[ns] = N
     return ns
-
-
-@kernel
-def sort_ascending(values):
-    """Shell sort in place (Ciura's gaps); compiles ten times faster than ndarray.sort."""
-    for gap in (701, 301, 132, 57, 23, 10, 4, 1):
-        for i in range(gap, len(values)):
-            value = values[i]
-            k = i
-            while k >= gap and values[k - gap] > value:
-                values[k] = values[k - gap]
-                k -= gap
-            values[k] = value
 
 
 @kernel

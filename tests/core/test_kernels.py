@@ -107,3 +107,11 @@ def test_every_entry_of_the_kkt_matrix_has_a_place_of_its_own() -> None:
     places = np.concatenate([entries.A, entries.C, entries.diagonal])
     assert len(np.unique(places)) == len(places)
     assert places.max() < factor.val_ptr[-1]
+
+
+def test_dense_rows_of_an_lp_are_eliminated_after_all_variables() -> None:
+    """A variable after a row left that row a pivot of rounding noise, 1 / rho times its entries."""
+    A = np.random.default_rng(0).random((40, 64))
+    qp = QP(g=np.ones(64), A=A, b=A.sum(axis=1), lb=0.0)
+    factor = analyse(104, *kkt_pattern(qp.pattern()))
+    assert set(factor.perm[:64]) == set(range(64))
