@@ -32,7 +32,8 @@ def fill_in(K: sp.csc_array, perm: np.ndarray) -> int:
 
 
 @entry
-def solve(values, Kp, Ki, Kx, expected, rhs):
+def factor_and_solve(values, Kp, Ki, Kx, expected, rhs):
+    """The solution, the factor's values and pivots in pivot order, and how many were replaced."""
     factor = FactorReference(*values)
     N = len(rhs)
     L = np.zeros(factor.val_ptr[len(factor.val_ptr) - 1])
@@ -50,7 +51,25 @@ def solve(values, Kp, Ki, Kx, expected, rhs):
     out = np.empty(N)
     for k in range(N):
         out[factor.perm[k]] = x[k]
-    return out, replaced
+    return out, L, D, replaced
+
+
+def factorised(K: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The order of elimination, the dense unit lower factor and the pivots."""
+    triangle = sp.csc_array(np.triu(K))
+    triangle.sort_indices()
+    N = len(K)
+    factor = analyse(N, *upper(triangle))
+    data = (*upper(triangle), triangle.data, signs.astype(float), np.zeros(N))
+    _, values, pivots, replaced = factor_and_solve(factor, *data)
+    assert replaced == 0
+    L = np.eye(N)
+    for J in range(len(factor.first) - 1):
+        rows = factor.rows[factor.row_ptr[J] : factor.row_ptr[J + 1]]
+        panel = values[factor.val_ptr[J] : factor.val_ptr[J + 1]].reshape(-1, len(rows))
+        for k, column in enumerate(panel):
+            L[rows[k + 1 :], factor.first[J] + k] = column[k + 1 :]
+    return factor.perm, L, pivots
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -68,7 +87,7 @@ def test_the_factorisation_solves_quasi_definite_systems(seed: int) -> None:
     factor = analyse(n + m, Kp, Ki)
     rhs = rng.standard_normal(n + m)
     expected = np.r_[np.ones(n), -np.ones(m)]
-    x, replaced = solve(factor, Kp, Ki, triangle.data, expected, rhs)
+    x, _, _, replaced = factor_and_solve(factor, Kp, Ki, triangle.data, expected, rhs)
     assert replaced == 0
     np.testing.assert_allclose(K @ x, rhs, atol=1e-8)
 

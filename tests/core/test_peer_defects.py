@@ -129,7 +129,7 @@ def true_rules() -> np.ndarray:
 def test_the_lp_with_the_true_rules_of_sudoku_is_never_called_infeasible() -> None:
     """ProxSuite with its layer's settings: 166 of 300 falsely primal infeasible."""
     rng = np.random.default_rng(2)
-    g = -(rng.random((60, 64)) < 0.1).astype(float)
+    g = -(rng.random((300, 64)) < 0.1).astype(float)
     A = true_rules()
     sol = nbqp.solve_batch(None, g, A, np.ones(64), lb=0.0)
     assert all(status is nbqp.Status.SOLVED for status in sol.status)

@@ -19,6 +19,7 @@ def solve(problem: Problem, **settings: object) -> nbqp.Solution:
     return nbqp.solve_qp(**problem.args, settings=nbqp.Settings(eps_abs=EPS, **settings))  # type: ignore[arg-type]
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("method", ["auto", "semismooth"])
 def test_a_mixture_is_solved_and_its_residuals_hold_on_the_data(method: str) -> None:
     solved = 0
@@ -36,6 +37,7 @@ def test_a_mixture_is_solved_and_its_residuals_hold_on_the_data(method: str) -> 
     assert solved >= 995
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("other", ["proxqp", "clarabel", "piqp"])
 def test_a_mixture_agrees_with_other_solvers(other: str) -> None:
     """Objectives to 1e-7; a gap of 1e-9 leaves a strictly convex x an error of 5e-5 at most."""

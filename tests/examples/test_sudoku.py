@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import nbqp
 from examples.sudoku import RECIPES, main
 from examples.sudoku_boards import (
     BoardsError,
@@ -18,6 +19,7 @@ from examples.sudoku_boards import (
     make_boards,
     to_digits,
 )
+from tests.core.test_peer_defects import true_rules
 
 KEYS = ("train_loss", "test_loss", "test_wrong", "test_differs", "newton_steps", "seconds")
 
@@ -108,3 +110,14 @@ def test_a_bad_command_line_ends_with_a_message(
         with pytest.raises(SystemExit):
             main(arguments)
         assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("curvature", [0.0, 0.1])
+def test_the_true_rules_solve_a_thousand_boards(curvature: float) -> None:
+    """What a layer can learn at most: all boards right, every sample SOLVED."""
+    puzzles, solutions = make_boards(1000, seed=4)
+    H = curvature * np.eye(64) if curvature else None
+    sol = nbqp.solve_batch(H, -puzzles.reshape(-1, 64), true_rules(), np.ones(64), lb=0.0)
+    assert {status.name for status in sol.status} == {"SOLVED"}
+    answers = sol.x.reshape(-1, 4, 4, 4).argmax(axis=3)
+    assert (answers == solutions.argmax(axis=3)).all()
