@@ -44,6 +44,9 @@ class BatchSolution:
     y: Floats
     z: Floats
     z_box: Floats
+    s_e: Floats
+    s_i: Floats
+    s_box: Floats
     status: npt.NDArray[np.object_]
     info: BatchInfo
     settings: Settings
@@ -52,9 +55,9 @@ class BatchSolution:
     def _residuals(self) -> Floats:
         qp = self.problem
         res: Floats = np.full((qp.batch, 3), np.nan)
-        s_e, s_i, s_box = (np.zeros((qp.batch, size)) for size in (qp.n_eq, qp.n_in, qp.n))
         point = self.x, self.y, self.z, self.z_box
-        batch_residuals(qp.pattern(), qp.data(), *point, s_e, s_i, s_box, res)
+        shifts = self.s_e, self.s_i, self.s_box
+        batch_residuals(qp.pattern(), qp.data(), *point, *shifts, res)
         return np.where(qp.invalid[:, None], np.nan, np.abs(res))
 
     def primal_residual(self) -> Floats:
@@ -143,4 +146,4 @@ def solve_batch(
     certificate = Certificate(
         out.certificate_x, out.certificate_y, out.certificate_z, out.certificate_z_box
     )
-    return BatchSolution(qp, out.x, out.y, out.z, out.z_box, status, info, settings, certificate)
+    return BatchSolution(qp, *out[:7], status, info, settings, certificate)

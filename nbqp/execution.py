@@ -40,7 +40,7 @@ def run_solves(
     out = new_output((qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
     for code, samples in {INVALID_DATA: qp.invalid, **(refused or {})}.items():
         out.status[samples] = code
-        for array in (out.x, out.y, out.z, out.z_box, out.residuals):
+        for array in (*out[:7], out.residuals):
             array[samples] = np.nan
     scaling, options, data = shared_or_own_scaling(qp), to_options(settings), qp.data()
     abort = np.zeros(1, dtype=np.int64)
@@ -77,12 +77,14 @@ def to_options(settings: Settings) -> Options:
         settings.eps_primal_inf,
         settings.eps_dual_inf,
         METHODS[settings.method],
+        settings.primal_infeasibility_solving,
     )
 
 
 def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
     """Rows of results for `batch` samples that have not run."""
     x, y, z, z_box = (np.zeros((batch, size)) for size in sizes)
+    s_e, s_i, s_box = (np.zeros((batch, size)) for size in sizes[1:])
     certificate_x, certificate_y, certificate_z, certificate_z_box = (
         np.zeros((batch, size)) for size in sizes
     )
@@ -92,6 +94,9 @@ def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
         y=y,
         z=z,
         z_box=z_box,
+        s_e=s_e,
+        s_i=s_i,
+        s_box=s_box,
         status=np.full(batch, NOT_RUN, dtype=np.int64),
         residuals=np.zeros((batch, 3)),
         iter=counts[0],

@@ -26,6 +26,9 @@ class Settings:
         "auto": the smoothed phase, finished by the semismooth one; a warm start goes to the
         semismooth phase at once. "semismooth": PROX-QP alone. "smoothed": the smoothed phase
         first, also from a warm start that the semismooth phase did not finish.
+    primal_infeasibility_solving
+        Whether to solve the closest feasible QP, whose sides are moved by the smallest shifts, where
+        there is no feasible point (status SOLVED_CLOSEST_PRIMAL_FEASIBLE).
     check_duality_gap
         Whether the gap counts.
     time_limit
@@ -46,6 +49,7 @@ class Settings:
     eps_rel: float = 0.0
     max_iter: int = 1000
     method: str = "auto"
+    primal_infeasibility_solving: bool = False
     check_duality_gap: bool = True
     eps_primal_inf: float = 1e-10
     eps_dual_inf: float = 1e-10

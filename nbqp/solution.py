@@ -16,7 +16,7 @@ from nbqp.settings import Settings
 
 
 class Status(enum.Enum):
-    """How a solve ended; only SOLVED comes with a solution."""
+    """How a solve ended; SOLVED and SOLVED_CLOSEST_PRIMAL_FEASIBLE come with a solution."""
 
     SOLVED = codes.SOLVED
     MAX_ITER_REACHED = codes.MAX_ITER_REACHED
@@ -61,6 +61,8 @@ class Solution:
     """A primal-dual point of a QP; on a failure the best one found, never a certificate.
 
     Hx + g + A'y + C'z + z_box = 0; z > 0 holds on to an upper side, z < 0 to a lower one.
+    Ax - s_e = b, l <= Cx - s_i <= u, lb <= x - s_box <= ub: the shifts are 0 unless the closest feasible
+    QP was solved.
     """
 
     problem: QP
@@ -68,6 +70,9 @@ class Solution:
     y: Floats
     z: Floats
     z_box: Floats
+    s_e: Floats
+    s_i: Floats
+    s_box: Floats
     status: Status
     info: Info
     settings: Settings
@@ -75,14 +80,13 @@ class Solution:
 
     def _residuals(self) -> Floats:
         res: Floats = np.empty((1, 3))
-        qp = self.problem
-        shifts = np.zeros((1, qp.n_eq)), np.zeros((1, qp.n_in)), np.zeros((1, qp.n))
         point = self.x[None], self.y[None], self.z[None], self.z_box[None]
-        batch_residuals(qp.pattern(), qp.data(), *point, *shifts, res)
+        shifts = self.s_e[None], self.s_i[None], self.s_box[None]
+        batch_residuals(self.problem.pattern(), self.problem.data(), *point, *shifts, res)
         return res.reshape(3)
 
     def primal_residual(self) -> float:
-        """Max of |Ax - b|, l - Cx, Cx - u, lb - x, x - ub, from the data."""
+        """Max violation of Ax - s_e = b, l <= Cx - s_i <= u, lb <= x - s_box <= ub, from the data."""
         return float(self._residuals()[0])
 
     def dual_residual(self) -> float:

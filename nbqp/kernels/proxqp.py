@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbqp.kernels.closest import largest_pull, run_closest, unscale_shift
 from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.residuals import exact_residuals, set_tolerances
@@ -16,7 +17,9 @@ from nbqp.kernels.state import (
     copy_point,
     new_barrier,
     new_iterate,
+    new_norm_problem,
     new_problem,
+    new_shift,
     new_system,
     new_work,
 )
@@ -27,6 +30,7 @@ from nbqp.kernels.status import (
     NOT_RUN,
     OUT_OF_STEPS,
     PRIMAL_INFEASIBLE,
+    SOLVED_CLOSEST_PRIMAL_FEASIBLE,
     STALLED,
 )
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
@@ -124,6 +128,89 @@ def _smoothed_then_semismooth(
 
 
 @kernel
+def _solve_feasible(
+    pattern,
+    factor,
+    entries,
+    problem,
+    it,
+    best,
+    centre,
+    saved,
+    step,
+    barrier,
+    system,
+    work,
+    options,
+    limits,
+    warm,
+):
+    """The phases that the method asks for, from `it` if that is a warm start; returns a code."""
+    code = STALLED
+    max_steps = limits.max_steps[0]
+    if warm or options.method == SEMISMOOTH:
+        if warm and options.method == AUTO:
+            limits.max_steps[0] = min(max_steps, WARM_STEPS)
+        code = run_semismooth(
+            pattern,
+            factor,
+            entries,
+            problem,
+            it,
+            best,
+            centre,
+            step,
+            system,
+            work,
+            options,
+            limits,
+            COLD_MU,
+            COLD_RHO,
+        )
+        limits.max_steps[0] = max_steps
+    if options.method == SEMISMOOTH or not (code == STALLED or code == OUT_OF_STEPS):
+        return code
+    code = _smoothed_then_semismooth(
+        pattern,
+        factor,
+        entries,
+        problem,
+        it,
+        best,
+        centre,
+        saved,
+        step,
+        barrier,
+        system,
+        work,
+        options,
+        limits,
+    )
+    if options.method == AUTO and (code == STALLED or code == OUT_OF_STEPS):
+        # The other family of steps often finishes what the first one could not.
+        it.x[:] = 0.0
+        it.y[:] = 0.0
+        it.z[:] = 0.0
+        code = run_semismooth(
+            pattern,
+            factor,
+            entries,
+            problem,
+            it,
+            best,
+            centre,
+            step,
+            system,
+            work,
+            options,
+            limits,
+            COLD_MU,
+            COLD_RHO,
+        )
+    return code
+
+
+@kernel
 def _unscale_certificate(pattern, problem, step, code, x, y, z, z_box):
     """The certificate that a phase left in `step`, in the user's units, its largest entry 1."""
     unscale_point(pattern, problem, step, x, y, z, z_box)
@@ -175,9 +262,8 @@ def solve_range(
     limits = Limits(
         np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), abort
     )
-    zero_e = np.zeros(pattern.n_eq)
-    zero_i = np.zeros(pattern.n_in)
-    zero_box = np.zeros(pattern.n)
+    shift = new_shift(pattern)
+    norm = new_norm_problem(pattern, problem)
     aim = Options(
         AIM * options.eps_abs,
         AIM * options.eps_rel,
@@ -186,6 +272,7 @@ def solve_range(
         options.eps_primal_inf,
         options.eps_dual_inf,
         options.method,
+        options.closest,
     )
     for k in range(begin, end):
         if out.status[k] != NOT_RUN or abort[0] != 0:
@@ -208,42 +295,43 @@ def solve_range(
         work.best_score[0] = np.inf
         work.tol[:] = aim.eps_abs
         code = STALLED
-        if len(warm.x) > 0 or options.method == SEMISMOOTH:
-            if len(warm.x) > 0:
-                scale_point(
-                    pattern,
-                    problem,
-                    sample(warm.x, k),
-                    sample(warm.y, k),
-                    sample(warm.z, k),
-                    sample(warm.z_box, k),
-                    it,
-                )
-                if options.method == AUTO:
-                    limits.max_steps[0] = min(options.max_iter, WARM_STEPS)
-            else:
-                it.x[:] = 0.0
-                it.y[:] = 0.0
-                it.z[:] = 0.0
-            code = run_semismooth(
+        if len(warm.x) > 0:
+            scale_point(
+                pattern,
+                problem,
+                sample(warm.x, k),
+                sample(warm.y, k),
+                sample(warm.z, k),
+                sample(warm.z_box, k),
+                it,
+            )
+        else:
+            it.x[:] = 0.0
+            it.y[:] = 0.0
+            it.z[:] = 0.0
+        shift.e[:] = 0.0
+        shift.s[:] = 0.0
+        if options.closest:
+            code = run_closest(
                 pattern,
                 factor,
                 entries,
                 problem,
+                norm,
                 it,
+                saved,
                 best,
                 centre,
                 step,
+                shift,
                 system,
                 work,
                 aim,
                 limits,
-                COLD_MU,
-                COLD_RHO,
             )
-            limits.max_steps[0] = options.max_iter
-        if options.method != SEMISMOOTH and (code == STALLED or code == OUT_OF_STEPS):
-            code = _smoothed_then_semismooth(
+            copy_point(it, best)
+        if not options.closest or code == STALLED or code == OUT_OF_STEPS:
+            code = _solve_feasible(
                 pattern,
                 factor,
                 entries,
@@ -258,29 +346,18 @@ def solve_range(
                 work,
                 aim,
                 limits,
+                len(warm.x) > 0 and not options.closest,
             )
-            if options.method == AUTO and (code == STALLED or code == OUT_OF_STEPS):
-                # The other family of steps often finishes what the first one could not.
-                it.x[:] = 0.0
-                it.y[:] = 0.0
-                it.z[:] = 0.0
-                code = run_semismooth(
-                    pattern,
-                    factor,
-                    entries,
-                    problem,
-                    it,
-                    best,
-                    centre,
-                    step,
-                    system,
-                    work,
-                    aim,
-                    limits,
-                    COLD_MU,
-                    COLD_RHO,
-                )
+            shift.e[:] = 0.0
+            shift.s[:] = 0.0
+            if options.closest and code == PRIMAL_INFEASIBLE:
+                # Known to be infeasible, but the closest feasible QP was not found.
+                code = STALLED
         unscale_point(pattern, problem, best, out.x[k], out.y[k], out.z[k], out.z_box[k])
+        s_e = out.s_e[k]
+        s_i = out.s_i[k]
+        s_box = out.s_box[k]
+        unscale_shift(pattern, problem, shift, s_e, s_i, s_box)
         exact_residuals(
             pattern,
             H,
@@ -296,9 +373,9 @@ def solve_range(
             out.y[k],
             out.z[k],
             out.z_box[k],
-            zero_e,
-            zero_i,
-            zero_box,
+            s_e,
+            s_i,
+            s_box,
             out.residuals[k],
         )
         set_tolerances(pattern, problem, best, options.eps_abs, options.eps_rel, work.tol)
@@ -306,7 +383,10 @@ def solve_range(
         solved = res[0] <= work.tol[0] and res[1] <= work.tol[1]
         if options.check_duality_gap:
             solved = solved and abs(res[2]) <= work.tol[2]
-        if solved:
+        if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE:
+            if not solved or largest_pull(pattern, A, C, s_e, s_i, s_box, step.x) > work.tol[0]:
+                code = STALLED
+        elif solved:
             code = CONVERGED
         elif code == CONVERGED:
             code = STALLED

@@ -174,7 +174,7 @@ def direction_products(pattern, problem, step):
 
 
 @kernel
-def _minimise(
+def minimise(
     pattern, factor, entries, problem, it, centre, step, system, work, tolerance, stale, limits
 ):
     """Minimise the augmented Lagrangian about `centre` from it.x; set it.y and it.z.
@@ -327,6 +327,20 @@ def _raise_penalties(pattern, problem, it, system, work, tol):
 
 
 @kernel
+def detect_dual_infeasible(pattern, problem, it, centre, step, options):
+    """Whether x has moved along a certificate since the centre; it is left in step.x."""
+    x = it.x
+    centre_x = centre.x
+    step_x = step.x
+    for j in range(pattern.n):
+        step_x[j] = x[j] - centre_x[j]
+    direction_products(pattern, problem, step)
+    return proves_dual_infeasible(
+        pattern, problem, step_x, step.Hx, step.e, step.v, options.eps_dual_inf
+    )
+
+
+@kernel
 def _detect_infeasible(pattern, problem, it, centre, step, options):
     """Certificates in the differences of multipliers and of x since the centre.
 
@@ -338,14 +352,11 @@ def _detect_infeasible(pattern, problem, it, centre, step, options):
     step_y = step.y
     step_dual = step.dual
     step_z = step.z
-    step_x = step.x
     z = it.z
     y = it.y
     centre_y = centre.y
     centre_z = centre.z
     n_in = pattern.n_in
-    x = it.x
-    centre_x = centre.x
     for i in range(n_eq):
         step_y[i] = y[i] - centre_y[i]
     for i in range(len(z)):
@@ -358,12 +369,7 @@ def _detect_infeasible(pattern, problem, it, centre, step, options):
         pattern, problem, step_y, step_z, step_dual, options.eps_primal_inf, options.eps_abs
     ):
         return PRIMAL_INFEASIBLE
-    for j in range(n):
-        step_x[j] = x[j] - centre_x[j]
-    direction_products(pattern, problem, step)
-    if proves_dual_infeasible(
-        pattern, problem, step_x, step.Hx, step.e, step.v, options.eps_dual_inf
-    ):
+    if detect_dual_infeasible(pattern, problem, it, centre, step, options):
         return DUAL_INFEASIBLE
     return CONVERGED
 
@@ -411,7 +417,7 @@ def run_semismooth(
     inner_tolerance = max(min(1.0, 0.1 * res[1]), 0.1 * tolerance)
     while True:
         copy_point(it, centre)
-        solved = _minimise(
+        solved = minimise(
             pattern,
             factor,
             entries,

@@ -86,6 +86,17 @@ class System:
     counts: Ints  # factorisations, triangular solves, replaced pivots
 
 
+@struct
+class Shift:
+    """Shifts s = Mx - clip(Mx, lo, hi) of a point, scaled, and t = s unit^2 (see `closest`)."""
+
+    e: Floats  # (n_eq,)
+    s: Floats  # (m,)
+    t_e: Floats  # (n_eq,)
+    t: Floats  # (m,)
+    pull: Floats  # (n,) M't
+
+
 class Options(NamedTuple):
     """Scalars that steer a solve; see `nbqp.Settings`."""
 
@@ -96,6 +107,7 @@ class Options(NamedTuple):
     eps_primal_inf: float
     eps_dual_inf: float
     method: int
+    closest: bool
 
 
 class Limits(NamedTuple):
@@ -240,6 +252,36 @@ def new_work(pattern):
         np.zeros(3),
         np.zeros(1),
         np.zeros(3),
+    )
+
+
+@kernel
+def new_shift(pattern):
+    """`Shift` of a pattern's sizes."""
+    n_eq = pattern.n_eq
+    m = pattern.n_in + pattern.n
+    return Shift(np.zeros(n_eq), np.zeros(m), np.zeros(n_eq), np.zeros(m), np.zeros(pattern.n))
+
+
+@kernel
+def new_norm_problem(pattern, problem):
+    """The scaled problem with H = 0, b = 0, and g, lo and hi of its own; the rest is shared."""
+    m = pattern.n_in + pattern.n
+    return Problem(
+        np.zeros(len(pattern.Hi)),
+        np.empty(pattern.n),
+        problem.A,
+        np.zeros(pattern.n_eq),
+        problem.C,
+        np.empty(m),
+        np.empty(m),
+        problem.D,
+        problem.E,
+        problem.F,
+        problem.unit_e,
+        problem.unit,
+        problem.unit_d,
+        problem.cost,
     )
 
 

@@ -84,6 +84,9 @@ class Output(NamedTuple):
     y: Floats
     z: Floats
     z_box: Floats
+    s_e: Floats
+    s_i: Floats
+    s_box: Floats
     status: Ints
     residuals: Floats  # (batch, 3): primal, dual, gap
     iter: Ints
