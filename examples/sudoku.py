@@ -32,22 +32,30 @@ from examples.sudoku_boards import (
     to_digits,
 )
 from examples.sudoku_report import Recorder, draw_curves, training_progress
+from nbqp.derivative import DIFFERENTIABLE
 from tf_layer import Learned, QPLayer
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """H = curvature * I, and Adam's step learning_rate * decay^epoch."""
+    """H = curvature * I, and Adam's step learning_rate * decay^epoch.
+
+    feasible: b = A exp(log z0) with a learned z0; otherwise b = 1, and the layer solves the closest
+    feasible program, with `violation` times the norms of its shifts in the loss.
+    """
 
     label: str
     curvature: float
     learning_rate: float
     decay: float
+    feasible: bool = True
+    violation: float = 0.0
 
 
 RECIPES = {
     "qp": Recipe("QP, H = 0.1 I", 0.1, 0.02, 0.8),
     "lp": Recipe("LP, H = 0", 0.0, 0.05, 0.85),
+    "learn-a": Recipe("LP, A alone, b = 1", 0.0, 0.05, 0.85, feasible=False, violation=1e-3),
     "optnet": Recipe("OptNet parametrisation, solved by nbqp", 0.1, 0.1, 1.0),
 }
 
@@ -59,16 +67,18 @@ class SudokuSolver(keras.Model):  # type: ignore[misc]
     these keep their best iterate, so that one of them does not end a training.
     """
 
-    def __init__(self, curvature: float, seed: int) -> None:
+    def __init__(self, recipe: Recipe, seed: int) -> None:
         super().__init__()
         self.qp = QPLayer(
-            H=curvature * np.eye(64) if curvature > 0 else None,
+            H=recipe.curvature * np.eye(64) if recipe.curvature > 0 else None,
             A=Learned((40, 64), initializer=keras.initializers.RandomUniform(0.0, 1.0, seed=seed)),
+            b=None if recipe.feasible else np.ones(40),
             lb=0.0,
-            feasible=True,
-            settings=nbqp.Settings(eps_abs=1e-6),
+            feasible=recipe.feasible,
+            settings=nbqp.Settings(eps_abs=1e-6, primal_infeasibility_solving=not recipe.feasible),
             on_failure="keep",
             return_solution=True,
+            violation=recipe.violation,
         )
         self.newton_steps = keras.metrics.Mean(name="newton_steps")
         self.unsolved = keras.metrics.Sum(name="unsolved")
@@ -77,7 +87,8 @@ class SudokuSolver(keras.Model):  # type: ignore[misc]
         """The layer's x for g = -puzzle, as a board."""
         out = self.qp(-ops.reshape(puzzles, (-1, 64)))
         self.newton_steps.update_state(out.newton_steps)
-        self.unsolved.update_state(ops.not_equal(out.status, nbqp.Status.SOLVED.value))
+        solved = [ops.equal(out.status, status.value) for status in DIFFERENTIABLE]
+        self.unsolved.update_state(ops.logical_not(ops.any(solved, axis=0)))
         return ops.reshape(out.x, (-1, 4, 4, 4))
 
 
@@ -144,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe: Recipe = args.recipe
     train, test = args.dataset.split()
     keras.utils.set_random_seed(args.seed)
-    model = SudokuSolver(recipe.curvature, args.seed)
+    model = SudokuSolver(recipe, args.seed)
     rate = keras.optimizers.schedules.ExponentialDecay(
         recipe.learning_rate,
         -(-len(train.puzzles) // args.batch_size),

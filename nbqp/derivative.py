@@ -1,20 +1,27 @@
 """Derivatives of the solution: one linear solve with the KKT matrix of the active set.
 
-Adjoint (`vjp`): with K (b1, b2) = -(dL/dx, dL/dlambda), lambda = (y, z, z_box),
+Adjoint (`vjp`): with K the KKT matrix, V the equalities and the rows that have a shift,
 
-    dL/dg = b1                      dL/dH = 1/2 (b1 x' + x b1')
-    dL/dM = lambda b1' + b2 x'      dL/d(side) = -b2           M = A, C
+    K (b1, w) = -(dL/dx + M_V' dL/ds_V, dL/dlambda),   b4 = M_V^+ w_V,   b2_V = M_V b4 + dL/ds_V,
+    b2 = w on the other active rows, 0 on inactive ones; lambda = (y, z, z_box), M = (A; C; I),
 
-Direction (`jvp`): K (dx, dlambda) = -(dH x + dg + dM' lambda, dM x - d(side)).
+    dL/dg = b1                             dL/dH = 1/2 (b1 x' + x b1')
+    dL/dM = lambda b1' + b2 x' + s b4'     dL/d(side) = -b2
+
+(b4 counts only where some shift is not 0.) Direction (`jvp`):
+
+    K (dx, dlambda) = -(dH x + dg + dM' lambda, dM x - d(side)).
 
 Rows that hold weakly (on their side with multiplier 0) count as active. Where both sides of a row
-coincide, each gets half of the gradient. Where K is singular the derivative is the least-norm
-element (see `nbqp.least_norm`). Source: Bambade, Schramm, Taylor, Carpentier 2024, system (2).
+coincide, each gets half of the gradient. Where K has null vectors that matter the derivative is the
+least-norm element (see `nbqp.least_norm`). Source: Bambade, Schramm, Taylor, Carpentier 2024, system
+(2), reduced.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,12 +41,14 @@ from nbqp.kernels.adjoint import (
     SINGULAR,
     SKIPPED,
     UPPER,
+    VIOLATED_LOWER,
+    VIOLATED_UPPER,
     active_sides,
     sample_products,
     solve_kkt_range,
 )
-from nbqp.kernels.structure import Floats, Ints, Point, kernel_array
-from nbqp.least_norm import solve_least_norm
+from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
+from nbqp.least_norm import LeastNormSystem
 from nbqp.problem import QP
 from nbqp.solution import Solution, Status
 from nbqp.threads import split_range, thread_count
@@ -83,6 +92,9 @@ class Tangents:
     dy: Floats
     dz: Floats
     dz_box: Floats
+    ds_e: Floats
+    ds_i: Floats
+    ds_box: Floats
 
 
 def active_tolerance(solution: Solution | BatchSolution) -> Floats:
@@ -91,38 +103,53 @@ def active_tolerance(solution: Solution | BatchSolution) -> Floats:
     return ACTIVE * np.maximum(solution.settings.eps_abs, reached)
 
 
-def find_active_set(qp: QP, point: Point, tolerance: Floats) -> ActiveSet:
-    """The sides that hold at the points (batch, .), within `tolerance` (batch,)."""
+def find_active_set(qp: QP, point: Point, shifts: Shifts, tolerance: Floats) -> ActiveSet:
+    """The sides that hold at the points (batch, .) with these shifts, within `tolerance` (batch,)."""
     active = ActiveSet(
         np.zeros((qp.batch, qp.n_in), dtype=np.int64), np.zeros((qp.batch, qp.n), dtype=np.int64)
     )
-    active_sides(qp.pattern(), qp.data(), point, tolerance, *active)
+    active_sides(qp.pattern(), qp.data(), point, shifts, tolerance, *active)
     return active
+
+
+class Adjoint(NamedTuple):
+    """A solution of the linear system: (b1, b2) or (dx, dlambda); b4 (batch, n) or the ds."""
+
+    point: Point
+    b4: Floats
+    shifts: Shifts
 
 
 def solve_kkt(
     qp: QP,
     active: ActiveSet,
     r: Point,
+    r_s: Shifts,
+    closest: npt.NDArray[np.bool_],
     *,
     adjoint: bool,
+    r_4: Floats | None = None,
     skip: npt.NDArray[np.bool_] | None = None,
     threads: int | None = None,
-) -> Point:
-    """Solve K w = r for every sample, K the KKT matrix of its active set.
-
-    [ H  A'  M' ]
-    [ A         ]  w = r,   w = (x, y, z, z_box), rows of M = (C; I) that are active
-    [ M         ]
+) -> Adjoint:
+    """Solve the system of every sample's active set.
 
     Parameters
     ----------
     qp
         Its H, A and C are used.
+    active
+        From `find_active_set`.
     r
-        Right-hand sides (batch, .); entries of inactive rows do not count where K is regular.
+        Right-hand sides (batch, .) of stationarity and of the rows: -dL or -dG.
+    r_s
+        -dL/ds (batch, .), zero unless `adjoint`.
+    closest
+        Samples (batch,) with shifts.
     adjoint
-        Which of the two least-norm problems to solve where K is singular.
+        Whether the adjoint is asked for, or the directional derivative.
+    r_4
+        -(dA's_e + dC's_i) (batch, n), for a directional derivative.
     skip
         Samples (batch,) to leave at zero.
     threads
@@ -131,30 +158,64 @@ def solve_kkt(
     analysis = analyse_qp(qp)
     active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
     r = Point(*(kernel_array(part) for part in r))
-    w = Point(*(np.zeros_like(part) for part in r))
+    r_s = Shifts(*(kernel_array(part) for part in r_s))
+    found = Adjoint(
+        Point(*(np.zeros_like(part) for part in r)),
+        np.zeros_like(r.x),
+        Shifts(*(np.zeros_like(part) for part in r_s)),
+    )
     code = np.full(qp.batch, REGULAR, dtype=np.int64)
     if skip is not None:
         code[skip] = SKIPPED
     data = qp.data()
     scaling = shared_or_own_scaling(qp)
+    mask = kernel_array(closest, np.bool_)
 
     def run(begin: int, end: int) -> None:
-        solve_kkt_range(*analysis, data, scaling, *active, r, begin, end, w, code)
+        solve_kkt_range(
+            *analysis,
+            data,
+            scaling,
+            *active,
+            r,
+            r_s,
+            mask,
+            adjoint,
+            begin,
+            end,
+            found.point,
+            found.b4,
+            code,
+        )
 
     split_range(run, qp.batch, thread_count(qp.batch, threads))
     for k in np.flatnonzero(code == SINGULAR):
-        parts = solve_least_norm(
-            qp.H.sample(int(k)),
-            qp.A.sample(int(k)),
-            qp.C.sample(int(k)),
-            active.side[k],
-            active.side_box[k],
-            (r.x[k], r.y[k], r.z[k], r.z_box[k]),
-            adjoint,
-        )
-        for target, part in zip(w, parts, strict=True):
+        H, A, C = (matrix.sample(int(k)) for matrix in (qp.H, qp.A, qp.C))
+        system = LeastNormSystem(H, A, C, active.side[k], active.side_box[k])
+        right = tuple(part[k] for part in r)
+        if adjoint:
+            parts, found.b4[k] = system.solve_adjoint(right, tuple(part[k] for part in r_s))
+        else:
+            parts, shifts = system.solve_direction(right, r.x[k] * 0.0 if r_4 is None else r_4[k])
+            for target, part in zip(found.shifts, shifts, strict=True):
+                target[k] = part
+        for target, part in zip(found.point, parts, strict=True):
             target[k] = part
-    return w
+    return found
+
+
+DIFFERENTIABLE = (Status.SOLVED, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
+"""The statuses that come with a derivative."""
+
+
+def warn_of_multipliers(closest: npt.NDArray[np.bool_], r: Point) -> None:
+    """Warn of a loss on multipliers (r: its derivatives) of a QP that has no feasible point."""
+    if closest.any() and any(np.any(part[closest]) for part in r[1:]):
+        warnings.warn(
+            "a loss on y, z or z_box of a closest feasible QP: its multipliers are not unique, the "
+            "gradient is the least-norm one.",
+            stacklevel=3,
+        )
 
 
 class _Linearised:
@@ -168,7 +229,8 @@ class _Linearised:
         self.qp = solution.problem
         self.single = isinstance(solution, Solution)
         status = np.atleast_1d(np.array(solution.status, dtype=object))
-        self.failed = np.array([s is not Status.SOLVED for s in status], dtype=np.bool_)
+        self.failed = np.array([s not in DIFFERENTIABLE for s in status], dtype=np.bool_)
+        self.closest = np.array([s is DIFFERENTIABLE[1] for s in status], dtype=np.bool_)
         if on_failure == "raise" and self.failed.any():
             k = int(np.flatnonzero(self.failed)[0])
             where = "" if self.single else f" for sample {k}"
@@ -177,21 +239,36 @@ class _Linearised:
                 f"{int(self.failed.sum())} of {len(status)} failed."
             )
         self.fill = np.nan if on_failure == "nan" else 0.0
+
+        def known(part: Floats) -> Floats:
+            return np.where(self.failed[:, None], 0.0, np.atleast_2d(part))
+
         parts = (solution.x, solution.y, solution.z, solution.z_box)
-        point = (np.atleast_2d(part) for part in parts)
-        self.point = Point(*(np.where(self.failed[:, None], 0.0, part) for part in point))
-        self.active = find_active_set(self.qp, self.point, active_tolerance(solution))
+        self.point = Point(*(known(part) for part in parts))
+        shifts = (solution.s_e, solution.s_i, solution.s_box)
+        self.shifts = Shifts(*(known(part) for part in shifts))
+        tolerance = active_tolerance(solution)
+        self.active = find_active_set(self.qp, self.point, self.shifts, tolerance)
 
-    def solve(self, r: Point, adjoint: bool) -> Point:
-        w = solve_kkt(self.qp, self.active, r, adjoint=adjoint, skip=self.failed)
-        for part in w:
+    def solve(self, r: Point, r_s: Shifts, adjoint: bool, r_4: Floats | None = None) -> Adjoint:
+        found = solve_kkt(
+            self.qp,
+            self.active,
+            r,
+            r_s,
+            self.closest,
+            adjoint=adjoint,
+            r_4=r_4,
+            skip=self.failed,
+        )
+        for part in (*found.point, found.b4, *found.shifts):
             part[self.failed] = self.fill
-        return w
+        return found
 
-    def cotangents(self, given: dict[str, npt.ArrayLike | None]) -> Point:
-        """-dL of x, y, z, z_box as a right-hand side, zero where a sample failed."""
+    def cotangents(self, given: dict[str, npt.ArrayLike | None]) -> list[Floats]:
+        """-dL of x, y, z, z_box, s_e, s_i, s_box as right-hand sides, zero where a sample failed."""
         parts = []
-        for (name, value), like in zip(given.items(), self.point, strict=True):
+        for (name, value), like in zip(given.items(), (*self.point, *self.shifts), strict=True):
             shape = like.shape[1:] if self.single else like.shape
             array = np.zeros(shape) if value is None else np.asarray(value, dtype=np.float64)
             if array.shape != shape:
@@ -200,7 +277,7 @@ class _Linearised:
             if not np.isfinite(part).all():
                 raise ShapeError(f"{name}: expected finite entries, got NaN or infinite ones.")
             parts.append(part)
-        return Point(*parts)
+        return parts
 
 
 def vjp(
@@ -210,19 +287,24 @@ def vjp(
     dL_dy: npt.ArrayLike | None = None,
     dL_dz: npt.ArrayLike | None = None,
     dL_dz_box: npt.ArrayLike | None = None,
+    dL_ds_e: npt.ArrayLike | None = None,
+    dL_ds_i: npt.ArrayLike | None = None,
+    dL_ds_box: npt.ArrayLike | None = None,
     on_failure: OnFailure = "raise",
 ) -> Gradients:
-    """Gradients of a loss L(x, y, z, z_box) with respect to the data of the QP.
+    """Gradients of a loss L(x, y, z, z_box, s_e, s_i, s_box) with respect to the data of the QP.
 
     Parameters
     ----------
     solution
         From `solve_qp`, `Solver.solve` or `solve_batch`.
-    dL_dx, dL_dy, dL_dz, dL_dz_box
-        Derivatives of the loss, shaped as the solution; None for zero.
+    dL_dx, dL_dy, dL_dz, dL_dz_box, dL_ds_e, dL_ds_i, dL_ds_box
+        Derivatives of the loss, shaped as the solution; None for zero. A loss on the multipliers of
+        a closest feasible QP, which are not unique, warns.
     on_failure
-        What to do about samples whose status is not SOLVED: "raise"; "nan": their gradients are
-        NaN (and so are those of shared data); "zero": they do not contribute.
+        What to do about samples whose status is neither SOLVED nor SOLVED_CLOSEST_PRIMAL_FEASIBLE:
+        "raise"; "nan": their gradients are NaN (and so are those of shared data); "zero": they do
+        not contribute.
 
     Returns
     -------
@@ -245,32 +327,45 @@ def vjp(
     (array([-1.,  0.]), array([0., 1.]))
     """
     at = _Linearised(solution, on_failure)
-    r = at.cotangents({"dL_dx": dL_dx, "dL_dy": dL_dy, "dL_dz": dL_dz, "dL_dz_box": dL_dz_box})
-    return outer_products(at.qp, at.active, at.point, at.solve(r, adjoint=True), at.single)
+    given = {
+        "dL_dx": dL_dx,
+        "dL_dy": dL_dy,
+        "dL_dz": dL_dz,
+        "dL_dz_box": dL_dz_box,
+        "dL_ds_e": dL_ds_e,
+        "dL_ds_i": dL_ds_i,
+        "dL_ds_box": dL_ds_box,
+    }
+    parts = at.cotangents(given)
+    r, r_s = Point(*parts[:4]), Shifts(*parts[4:])
+    warn_of_multipliers(at.closest, r)
+    b = at.solve(r, r_s, adjoint=True)
+    return outer_products(at.qp, at.active, at.point, at.shifts, b, at.single)
 
 
 def side_shares(side: Ints) -> tuple[Floats, Floats]:
     """How much of a row's right-hand side is its lower and its upper side: 1, 0, or half each."""
     half = np.where(side == BOTH, 0.5, 0.0)
-    low = np.where((side == LOWER) | (side == NEAR_LOWER), 1.0, half)
-    high = np.where((side == UPPER) | (side == NEAR_UPPER), 1.0, half)
+    low = np.where(np.isin(side, (LOWER, NEAR_LOWER, VIOLATED_LOWER)), 1.0, half)
+    high = np.where(np.isin(side, (UPPER, NEAR_UPPER, VIOLATED_UPPER)), 1.0, half)
     return low, high
 
 
-def on_pattern(form: Any, Y: Floats, P: Floats, Q: Floats, X: Floats) -> Any:
-    """Y'P + Q'X at the stored entries of a scipy.sparse matrix, in its format."""
+def on_pattern(form: Any, Y: Floats, P: Floats, Q: Floats, X: Floats, S: Floats, B: Floats) -> Any:
+    """Y'P + Q'X + S'B at the stored entries of a scipy.sparse matrix, in its format."""
     coordinates = form.tocoo()
     rows, columns = (np.asarray(c, dtype=np.int64) for c in (coordinates.row, coordinates.col))
     gradient = form.astype(np.float64)
     gradient.data = np.empty(len(rows))
-    sample_products(rows, columns, Y, P, Q, X, gradient.data)
+    sample_products(rows, columns, Y, P, Q, X, S, B, gradient.data)
     return gradient
 
 
 def outer_products(
-    qp: QP, active: ActiveSet, point: Point, b: Point, single: bool = False
+    qp: QP, active: ActiveSet, point: Point, shifts: Shifts, found: Adjoint, single: bool = False
 ) -> Gradients:
     """The gradients that belong to an adjoint b, in the forms that the data were given in."""
+    b, b4 = found.point, found.b4
     low, high = side_shares(active.side)
     low_box, high_box = side_shares(active.side_box)
 
@@ -282,22 +377,26 @@ def outer_products(
             return gradient.sum()
         return gradient if form == "batched" else gradient.sum(axis=0)
 
-    def matrix(name: str, left: Floats, b1: Floats, b2: Floats, x: Floats) -> Any:
+    def matrix(name: str, left: Floats, b2: Floats, s: Floats) -> Any:
         form = qp.forms[name]
         if form is None:
             return None
         if isinstance(form, str) and form == "batched":
-            return left[:, :, None] * b1[:, None, :] + b2[:, :, None] * x[:, None, :]
+            return (
+                left[:, :, None] * b.x[:, None, :]
+                + b2[:, :, None] * point.x[:, None, :]
+                + s[:, :, None] * b4[:, None, :]
+            )
         if isinstance(form, str):
-            return left.T @ b1 + b2.T @ x
-        return on_pattern(form, left, b1, b2, x)
+            return left.T @ b.x + b2.T @ point.x + s.T @ b4
+        return on_pattern(form, left, b.x, b2, point.x, s, b4)
 
     return Gradients(
-        matrix("H", 0.5 * point.x, b.x, 0.5 * b.x, point.x),
+        matrix("H", 0.5 * point.x, 0.5 * b.x, np.zeros_like(point.x)),
         vector("g", b.x),
-        matrix("A", point.y, b.x, b.y, point.x),
+        matrix("A", point.y, b.y, shifts.s_e),
         vector("b", -b.y),
-        matrix("C", point.z, b.x, b.z, point.x),
+        matrix("C", point.z, b.z, shifts.s_i),
         vector("l", -low * b.z),
         vector("u", -high * b.z),
         vector("lb", -low_box * b.z_box),
@@ -334,7 +433,7 @@ def jvp(
     Returns
     -------
     Tangents
-        dx, dy, dz, dz_box.
+        dx, dy, dz, dz_box, ds_e, ds_i, ds_box.
 
     Raises
     ------
@@ -390,5 +489,10 @@ def jvp(
         moved - times("dC", dC, x, qp.n_in),
         low_box * vector("dlb", dlb, qp.n) + high_box * vector("dub", dub, qp.n),
     )
-    w = at.solve(r, adjoint=False)
-    return Tangents(*(part[0] if at.single else part for part in w))
+    s_e, s_i, _ = at.shifts
+    r_4 = -times("dA", dA, s_e, qp.n_eq, transposed=True)
+    r_4 -= times("dC", dC, s_i, qp.n_in, transposed=True)
+    no_loss = Shifts(*(np.zeros_like(part) for part in at.shifts))
+    found = at.solve(r, no_loss, adjoint=False, r_4=r_4)
+    parts = (*found.point, *found.shifts)
+    return Tangents(*(part[0] if at.single else part for part in parts))

@@ -145,8 +145,10 @@ class Solver:
                 f"nbqp: {status.name} in {info.iter} steps, {run_time:.3g} s; residuals: primal "
                 f"{primal:.1e}, dual {dual:.1e}, gap {abs(gap):.1e}"
             )
-        point = out.x[0], out.y[0], out.z[0], out.z_box[0], out.s_e[0], out.s_i[0], out.s_box[0]
-        return Solution(qp, *point, status, info, self.settings, certificate)
+        x, y, z, z_box, s_e, s_i, s_box = (part[0] for part in out[:7])
+        return Solution(
+            qp, x, y, z, z_box, s_e, s_i, s_box, status, info, self.settings, certificate
+        )
 
 
 def solve_qp(

@@ -20,8 +20,15 @@ import tensorflow as tf
 from tensorflow.python.ops import script_ops
 
 import nbqp
-from nbqp.derivative import ActiveSet, active_tolerance, find_active_set, solve_kkt
-from nbqp.kernels.structure import Point
+from nbqp.derivative import (
+    DIFFERENTIABLE,
+    ActiveSet,
+    active_tolerance,
+    find_active_set,
+    solve_kkt,
+    warn_of_multipliers,
+)
+from nbqp.kernels.structure import Point, Shifts
 from nbqp.problem import QP
 
 OnFailure = Literal["raise", "nan", "keep"]
@@ -40,12 +47,15 @@ class Description:
         Names and shapes of the constant CSC matrices; each is passed as data, indices, indptr.
     settings, on_failure
         As in `solve_qp`.
+    order
+        Of the derivative that the linear solve belongs to.
     """
 
     dense: tuple[str, ...]
     sparse: tuple[tuple[str, tuple[int, int]], ...]
     settings: nbqp.Settings
     on_failure: OnFailure
+    order: int = 1
 
     def to_json(self) -> str:
         """A text from which `from_json` makes an equal description."""
@@ -58,7 +68,9 @@ class Description:
         fields = json.loads(text)
         sparse = tuple((name, (shape[0], shape[1])) for name, shape in fields["sparse"])
         settings = nbqp.Settings(**fields["settings"])
-        return Description(tuple(fields["dense"]), sparse, settings, fields["on_failure"])
+        return Description(
+            tuple(fields["dense"]), sparse, settings, fields["on_failure"], fields["order"]
+        )
 
     def arguments(self, arrays: Arrays) -> dict[str, Any]:
         """The arrays by the names of their data, sparse matrices put together."""
@@ -70,11 +82,11 @@ class Description:
 
 
 def _solve(description: Any, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Solve a batch: x, y, z, z_box, status, Newton steps, sides of rows, sides of bounds."""
+    """Solve a batch: x, y, z, z_box, s_e, s_i, s_box, status, Newton steps, sides of rows and bounds."""
     about = Description.from_json(_text(description))
     solution = nbqp.solve_batch(**about.arguments(arrays), settings=about.settings)
     status = np.array([s.value for s in solution.status], dtype=np.int32)
-    failed = status != nbqp.Status.SOLVED.value
+    failed = ~np.isin(status, CODES)
     if failed.any() and about.on_failure == "raise":
         k = int(np.flatnonzero(failed)[0])
         raise nbqp.UnsolvedError(
@@ -82,12 +94,14 @@ def _solve(description: Any, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]
             f"sample {k}; {int(failed.sum())} of {len(failed)} failed."
         )
     point = Point(solution.x, solution.y, solution.z, solution.z_box)
+    shifts = Shifts(solution.s_e, solution.s_i, solution.s_box)
     known = Point(*(np.where(failed[:, None], 0.0, part) for part in point))
-    active = find_active_set(solution.problem, known, active_tolerance(solution))
+    moved = Shifts(*(np.where(failed[:, None], 0.0, part) for part in shifts))
+    active = find_active_set(solution.problem, known, moved, active_tolerance(solution))
     if about.on_failure == "nan":
-        for part in point:
+        for part in (*point, *shifts):
             part[failed] = np.nan
-    return [*point, status, solution.info.iter.astype(np.int32), *active]
+    return [*point, *shifts, status, solution.info.iter.astype(np.int32), *active]
 
 
 def _solve_kkt(
@@ -99,29 +113,42 @@ def _solve_kkt(
     r_y: npt.NDArray[Any],
     r_z: npt.NDArray[Any],
     r_box: npt.NDArray[Any],
+    r_s_e: npt.NDArray[Any],
+    r_s_i: npt.NDArray[Any],
+    r_s_box: npt.NDArray[Any],
     *matrices: npt.NDArray[Any],
 ) -> list[npt.NDArray[Any]]:
-    """Solve the KKT system of each sample's active set; a failed sample follows the policy."""
+    """Solve the adjoint system of each sample: b1, b2 (y, z, z_box), b4; failed ones by the policy."""
     about = Description.from_json(_text(description))
     given = about.arguments(matrices)
     b = np.zeros((len(r_x), r_y.shape[1])) if "A" in given else None
     u = np.full(r_z.shape[1], np.inf) if "C" in given else None
     qp = QP(**given, g=np.zeros_like(r_x), b=b, u=u, batch=True)
-    failed = status != nbqp.Status.SOLVED.value
+    failed = ~np.isin(status, CODES)
+    closest = status == nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE.value
+    if about.order > 1 and closest.any():
+        raise nbqp.UnsolvedError(
+            "solve_qp: expected feasible samples for second derivatives, got the closest feasible QP "
+            f"of sample {int(np.flatnonzero(closest)[0])}."
+        )
     r = Point(*(np.where(failed[:, None], 0.0, part) for part in (r_x, r_y, r_z, r_box)))
-    w = solve_kkt(qp, ActiveSet(side, side_box), r, adjoint=True, skip=failed)
+    r_s = Shifts(*(np.where(failed[:, None], 0.0, part) for part in (r_s_e, r_s_i, r_s_box)))
+    warn_of_multipliers(closest, r)
+    found = solve_kkt(qp, ActiveSet(side, side_box), r, r_s, closest, adjoint=True, skip=failed)
+    results = [*found.point, found.b4]
     if about.on_failure == "nan":
-        for part in w:
+        for part in results:
             part[failed] = np.nan
-    return list(w)
+    return results
 
 
 def _text(description: Any) -> bytes:
     return bytes(np.asarray(description).item())
 
 
-SOLVE = "nbqp_solve_v1"
-SOLVE_KKT = "nbqp_solve_kkt_v1"
+CODES = [status.value for status in DIFFERENTIABLE]
+SOLVE = "nbqp_solve_v2"
+SOLVE_KKT = "nbqp_solve_kkt_v2"
 _functions: dict[str, Callable[..., list[npt.NDArray[Any]]]] = {
     SOLVE: _solve,
     SOLVE_KKT: _solve_kkt,

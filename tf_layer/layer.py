@@ -45,7 +45,11 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         About a sample that is not solved: "raise" (names it and its status); "nan"; "keep": its
         best iterate, without a gradient.
     return_solution
-        Return a `QPOutput` (x, y, z, z_box, status, newton_steps) instead of x.
+        Return a `QPOutput` (x, y, z, z_box, s_e, s_i, s_box, status, newton_steps) instead of x.
+    violation
+        Weight of the loss that the layer adds, the mean over the batch of |s_e| + |s_i| + |s_box| in
+        the l2 norm (Bambade et al. 2024): it draws the constraints towards feasible ones. Needs
+        `Settings(primal_infeasibility_solving=True)`.
 
     Raises
     ------
@@ -90,6 +94,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         settings: nbqp.Settings | None = None,
         on_failure: OnFailure = "raise",
         return_solution: bool = False,
+        violation: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -100,6 +105,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         self.settings = settings if settings is not None else nbqp.Settings()
         self.on_failure = on_failure
         self.return_solution = return_solution
+        self.violation = violation
         self.learned: dict[str, Any] = {}
         self._check()
 
@@ -112,6 +118,13 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         if self.on_failure not in ("raise", "nan", "keep"):
             raise nbqp.SettingsError(
                 f'on_failure: expected "raise", "nan" or "keep", got {self.on_failure!r}.'
+            )
+        if self.violation < 0.0 or (
+            self.violation > 0.0 and not self.settings.primal_infeasibility_solving
+        ):
+            raise nbqp.SettingsError(
+                "violation: expected 0, or a positive weight with "
+                f"primal_infeasibility_solving=True, got {self.violation!r}."
             )
         for matrix, sides in (("A", "b"), ("C", "lu")):
             for side in sides:
@@ -197,6 +210,9 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
                 slack = tf.exp(keras.ops.cast(self.log_slack, "float64"))
                 data["u"] = _product(data["C"], z0) + slack
         solution = solve_qp(**data, settings=self.settings, on_failure=self.on_failure)
+        if self.violation > 0.0:
+            norms = [_norms(s) for s in (solution.s_e, solution.s_i, solution.s_box)]
+            self.add_loss(self.violation * tf.reduce_mean(tf.add_n(norms)))
         solution = solution.astype(self.compute_dtype)
         return solution if self.return_solution else solution.x
 
@@ -210,9 +226,8 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         rows = []
         for name in ("A", "C"):
             rows.append(shapes.get(name, getattr(self.data[name], "shape", (0, n)))[-2])
-        return QPOutput(
-            (batch, n), (batch, rows[0]), (batch, rows[1]), (batch, n), (batch,), (batch,)
-        )
+        sizes = (n, *rows, n, *rows, n)
+        return QPOutput._make([*((batch, size) for size in sizes), (batch,), (batch,)])
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, as Keras saves them."""
@@ -223,6 +238,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             "settings": dataclasses.asdict(self.settings),
             "on_failure": self.on_failure,
             "return_solution": self.return_solution,
+            "violation": self.violation,
         }
 
     @classmethod
@@ -232,6 +248,13 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         config["settings"] = nbqp.Settings(**config["settings"])
         config.pop("autocast", None)
         return cls(**config)
+
+
+def _norms(s: Any) -> Any:
+    """The l2 norm of each row, with the gradient 0 where it is 0."""
+    squares = tf.reduce_sum(s * s, axis=1)
+    positive = squares > 0.0
+    return tf.where(positive, tf.sqrt(tf.where(positive, squares, 1.0)), 0.0)
 
 
 def _product(M: Any, v: Any) -> Any:

@@ -1,12 +1,13 @@
 """`solve_qp` on tensors: the solver's forward pass, and its gradient by one linear solve.
 
-With K the KKT matrix of the active set and b = -K^-1 dL/d(x, y, z, z_box), the gradients are outer
-products of b with the solution (see `nbqp.derivative`), which TensorFlow forms itself: those that
-nobody asks for are pruned from a graph, and second derivatives follow from the same solve.
+The gradients are outer products of the solution with an adjoint b, one linear solve with the KKT matrix
+of the active set (see `nbqp.derivative`). TensorFlow forms them itself: those that nobody asks for are
+pruned from a graph, and second derivatives follow from the same solve.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ import tensorflow as tf
 
 import nbqp
 from nbqp.derivative import side_shares
-from tf_layer.bridge import SOLVE, SOLVE_KKT, Description, OnFailure, call
+from nbqp.kernels.adjoint import VIOLATED_LOWER, VIOLATED_UPPER
+from tf_layer.bridge import CODES, SOLVE, SOLVE_KKT, Description, OnFailure, call
 
 MATRICES = ("H", "A", "C")
 DOUBLE = tf.float64
@@ -25,20 +27,24 @@ DOUBLE = tf.float64
 class QPOutput(NamedTuple):
     """Tensors of a solution, with a leading batch axis where any datum has one.
 
-    x (n), y (n_eq), z (n_in), z_box (n) in the dtype of g; status and newton_steps int32, status
-    the value of an `nbqp.Status` (0: SOLVED).
+    x (n), y (n_eq), z (n_in), z_box (n), and the shifts s_e (n_eq), s_i (n_in), s_box (n), zero unless
+    the closest feasible QP was solved, in the dtype of g; status and newton_steps int32, status the
+    value of an `nbqp.Status` (0: SOLVED).
     """
 
     x: Any
     y: Any
     z: Any
     z_box: Any
+    s_e: Any
+    s_i: Any
+    s_box: Any
     status: Any
     newton_steps: Any
 
     def astype(self, dtype: Any) -> QPOutput:
-        """The same with x, y, z, z_box cast."""
-        return QPOutput._make([*(tf.cast(part, dtype) for part in self[:4]), *self[4:]])
+        """The same with all but status and newton_steps cast."""
+        return QPOutput._make([*(tf.cast(part, dtype) for part in self[:7]), *self[7:]])
 
 
 class _Problem(NamedTuple):
@@ -80,7 +86,7 @@ def solve_qp(
     Returns
     -------
     QPOutput
-        x, y, z, z_box (differentiable), status, newton_steps.
+        x, y, z, z_box, s_e, s_i, s_box (differentiable), status, newton_steps.
 
     Raises
     ------
@@ -91,7 +97,8 @@ def solve_qp(
     Notes
     -----
     Everything is computed in double precision; the results have the dtype of g. Eager and
-    `tf.function`, unknown batch size, first and second order in reverse mode. Not for XLA.
+    `tf.function`, unknown batch size, first and second order in reverse mode (of a closest feasible
+    QP the first). Not for XLA.
 
     Examples
     --------
@@ -175,24 +182,24 @@ def _differentiable_solve(problem: _Problem) -> QPOutput:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def inner(*tensors: Any) -> Any:
         values = _solve(problem, tensors)
-        return values, lambda *d: _gradients(problem, tensors, values, d[:4])
+        return values, lambda *d: _gradients(problem, tensors, values, d[:7])
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def outer(*tensors: Any) -> Any:
         values = inner(*tensors)
-        return values[:6], lambda *d: _gradients(problem, tensors, values, d[:4])
+        return values[:9], lambda *d: _gradients(problem, tensors, values, d[:7])
 
     return QPOutput._make(outer(*problem.tensors))
 
 
 def _solve(problem: _Problem, tensors: Sequence[Any]) -> list[Any]:
     n, n_eq, n_in = problem.sizes
-    widths = (n, n_eq, n_in, n)
+    widths = (n, n_eq, n_in, n, n_eq, n_in, n)
     return call(
         SOLVE,
         problem.description,
         [*tensors, *problem.constants],
-        [DOUBLE] * 4 + [tf.int32] * 2 + [tf.int64] * 2,
+        [DOUBLE] * 7 + [tf.int32] * 2 + [tf.int64] * 2,
         [*([None, width] for width in widths), [None], [None], [None, n_in], [None, n]],
     )
 
@@ -203,15 +210,15 @@ def _gradients(
     """The gradient of each tensor: outer products of the adjoint with the solution."""
     *point, status, _, side, side_box = values
     # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
-    solved = tf.equal(status, nbqp.Status.SOLVED.value)[:, tf.newaxis]
-    x, y, z, _ = (tf.where(solved, part, tf.zeros_like(part)) for part in point)
+    solved = tf.reduce_any(tf.equal(status[:, tf.newaxis], CODES), axis=1, keepdims=True)
+    x, y, z, _, s_e, s_i, _ = (tf.where(solved, part, tf.zeros_like(part)) for part in point)
     named = dict(zip(problem.description.dense, tensors, strict=True))
     r = [-d for d in cotangents]
-    b = _kkt_solution(problem, named, (status, side, side_box), r)
+    *b, b4 = _kkt_solution(problem, named, (status, side, side_box), r)
     low, high = _shares(side)
     low_box, high_box = _shares(side_box)
     gradients = {
-        **_matrix_gradients(named, b, (x, y, z)),
+        **_matrix_gradients(named, b, (x, y, z), b4, (s_e, s_i)),
         "g": b[0],
         "b": -b[1],
         "l": -low * b[2],
@@ -224,29 +231,38 @@ def _gradients(
 
 def _shares(side: Any) -> tuple[Any, Any]:
     """`nbqp.derivative.side_shares` of a tensor: a look-up, since sides are few."""
-    low, high = side_shares(np.arange(-2, 4))
-    return tf.gather(tf.constant(low), side + 2), tf.gather(tf.constant(high), side + 2)
+    low, high = side_shares(np.arange(VIOLATED_LOWER, VIOLATED_UPPER + 1))
+    index = side - VIOLATED_LOWER
+    return tf.gather(tf.constant(low), index), tf.gather(tf.constant(high), index)
 
 
 def _matrix_gradients(
-    named: dict[str, Any], b: Sequence[Any], point: Sequence[Any]
+    named: dict[str, Any],
+    b: Sequence[Any],
+    point: Sequence[Any],
+    b4: Any = None,
+    shifts: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """dL/dM = lambda b1' + b2 x' for H, A and C, where they are tensors."""
+    """dL/dM = lambda b1' + b2 x' + s b4' for H, A and C, where they are tensors."""
     x, y, z = point
-    factors = {"H": (0.5 * x, 0.5 * b[0]), "A": (y, b[1]), "C": (z, b[2])}
+    pairs = {
+        "H": [(0.5 * x, b[0]), (0.5 * b[0], x)],
+        "A": [(y, b[0]), (b[1], x)],
+        "C": [(z, b[0]), (b[2], x)],
+    }
+    for name, s in zip(("A", "C"), shifts, strict=False):
+        pairs[name].append((s, b4))
     gradients = {}
-    for name, (left, right) in factors.items():
+    for name in pairs:
         if name not in named:
             continue
         if named[name].shape.rank == 2:
-            gradients[name] = tf.matmul(left, b[0], transpose_a=True) + tf.matmul(
-                right, x, transpose_a=True
-            )
+            products = [tf.matmul(left, right, transpose_a=True) for left, right in pairs[name]]
         else:
-            gradients[name] = (
-                left[:, :, tf.newaxis] * b[0][:, tf.newaxis]
-                + right[:, :, tf.newaxis] * x[:, tf.newaxis]
-            )
+            products = [
+                left[:, :, tf.newaxis] * right[:, tf.newaxis] for left, right in pairs[name]
+            ]
+        gradients[name] = tf.add_n(products)
     return gradients
 
 
@@ -258,32 +274,39 @@ def _summed(gradient: Any, tensor: Any) -> Any:
 
 
 def _kkt_solution(
-    problem: _Problem, named: dict[str, Any], active: Sequence[Any], r: Sequence[Any]
+    problem: _Problem,
+    named: dict[str, Any],
+    active: Sequence[Any],
+    r: Sequence[Any],
+    order: int = 1,
 ) -> list[Any]:
-    """K^-1 r, whose gradient is one more solve: s = K^-1 dL/dw, dL/dr = s, dL/dK = -s w'."""
-    names = [name for name in MATRICES if name in named]
-    about = problem.description
-    description = Description(tuple(names), about.sparse, about.settings, about.on_failure)
+    """b1, b2 and b4 for r = -dL/d(x, y, z, z_box, s_e, s_i, s_box).
 
-    def solve(matrices: Sequence[Any], r: Sequence[Any]) -> list[Any]:
-        return call(
-            SOLVE_KKT,
-            description,
-            [*active, *r, *matrices, *problem.constants],
-            [DOUBLE] * 4,
-            [part.shape for part in r],
-        )
+    Its own gradient, where no sample has shifts, is one more solve: with w = K^-1 r and s = K^-1 dL/dw,
+    dL/dr = s and dL/dK = -s w'; r_s has no effect then.
+    """
+    names = [name for name in MATRICES if name in named]
+    description = dataclasses.replace(problem.description, dense=tuple(names), order=order)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def kkt_solution(*tensors: Any) -> Any:
-        r, matrices = tensors[:4], tensors[4:]
-        w = solve(matrices, r)
+        r, matrices = tensors[:7], tensors[7:]
+        shapes = [part.shape for part in (*r[:4], r[0])]
+        w = call(
+            SOLVE_KKT,
+            description,
+            [*active, *r, *matrices, *problem.constants],
+            [DOUBLE] * 5,
+            shapes,
+        )
 
         def gradient(*cotangents: Any) -> list[Any]:
-            s = _kkt_solution(problem, named, active, cotangents)
+            no_shifts = [tf.zeros_like(part) for part in r[4:]]
+            found = _kkt_solution(problem, named, active, [*cotangents[:4], *no_shifts], order + 1)
+            s = found[:4]
             given = dict(zip(names, matrices, strict=True))
             by_name = _matrix_gradients(given, [-part for part in s], w[:3])
-            return [*s, *(by_name[name] for name in names)]
+            return [*s, *no_shifts, *(by_name[name] for name in names)]
 
         return w, gradient
 

@@ -9,17 +9,33 @@ With J the active rows of M = (C; I), A's rows always active,
 gives the adjoint (r = -dL) as well as the directional derivative (r = -dG), since K is symmetric.
 The factor is that of K with rho and -mu on its diagonal, the refinement is against K itself. A
 variable whose bound is active is decoupled by its diagonal, and so are inactive rows.
+
+Let V be the equalities and the rows with a shift. Where some shift is not 0, or rows of V depend on
+each other, the solution w_V is unique up to the null space of M_V'. With the least-norm least-squares
+solution b4 of M_V b4 = w_V the adjoint has b2_V = M_V b4 + dL/ds_V (Bambade et al. 2024, system (2)).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.csc import add_product
+from nbqp.kernels.csc import add_product, add_transposed_product
 from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.kkt import DECOUPLED, factor_system, refine_unregularised, solve_regularised
-from nbqp.kernels.scaling import copy_scaling, scale_cost, scale_matrices, unscale_point
+from nbqp.kernels.kkt import (
+    DECOUPLED,
+    factor_system,
+    refine_unregularised,
+    solve_regularised,
+    solve_system,
+)
+from nbqp.kernels.scaling import (
+    copy_scaling,
+    scale_cost,
+    scale_matrices,
+    set_units,
+    unscale_point,
+)
 from nbqp.kernels.state import new_iterate, new_problem, new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
 
@@ -31,11 +47,19 @@ NEAR_LOWER = -2
 NEAR_UPPER = 2
 BOTH = 3
 ABSENT = 0
+# A row of a closest feasible QP whose side is shifted.
+VIOLATED_LOWER = -4
+VIOLATED_UPPER = 4
 
 # What a solve ended with.
 REGULAR = 0
 SINGULAR = 1
 SKIPPED = 2
+
+# What null vectors of K have: none exists, rows of V alone, or anything else.
+NO_NULL = 0
+NULL_IN_V = 1
+NULL_ELSEWHERE = 2
 
 # Regularisation of the scaled matrix, and the residual (relative to the right-hand side) at which
 # refinement against the matrix without it ends, or has to end.
@@ -44,15 +68,28 @@ MU = 1e-8
 REFINED = 1e-14
 ACCEPTED = 1e-9
 REFINEMENTS = 12
+# The share of a null vector outside V that counts as none.
+NEGLIGIBLE = 1e-4
+# The weight of the proximal term for b4, the proximal steps, and their relative size at the end.
+PROXIMAL = 1e-8
+PROXIMAL_STEPS = 20
+SETTLED = 1e-11
 
 
 @kernel
-def _side(value, low, high, z, tolerance):
-    """The side that a row holds on to: Pi_1 = 1{[t]_- + z >= 0} with a tolerance, t = v - side."""
+def _side(value, low, high, z, s, tolerance):
+    """The side that a row holds on to: Pi_1 = 1{[t]_- + z >= 0} with a tolerance, t = v - side.
+
+    value: of the row, less its shift s.
+    """
     if low == high:
         return BOTH
     if low == -np.inf and high == np.inf:
         return ABSENT
+    if s > tolerance:
+        return VIOLATED_UPPER
+    if s < -tolerance:
+        return VIOLATED_LOWER
     to_low = value - low
     to_high = high - value
     if z > 0.0 or (z == 0.0 and to_high < to_low):
@@ -61,7 +98,7 @@ def _side(value, low, high, z, tolerance):
 
 
 @entry
-def active_sides(pattern, data, point, tolerance, side, side_box):
+def active_sides(pattern, data, point, shifts, tolerance, side, side_box):
     """Sides of all samples: side (batch, n_in), side_box (batch, n), int64, are overwritten.
 
     A row that is weakly active (t = 0 = z, up to tolerance[k]) counts as active.
@@ -71,26 +108,35 @@ def active_sides(pattern, data, point, tolerance, side, side_box):
     for k in range(len(side_box)):
         C = sample(data.C, k)
         x = point.x[k]
-        value[:] = 0.0
+        for i in range(n_in):
+            value[i] = -shifts.s_i[k, i]
         add_product(pattern.Cp, pattern.Ci, C, x, value)
         l = sample(data.l, k)
         u = sample(data.u, k)
         lb = sample(data.lb, k)
         ub = sample(data.ub, k)
         for i in range(n_in):
-            side[k, i] = _side(value[i], l[i], u[i], point.z[k, i], tolerance[k])
+            s = shifts.s_i[k, i]
+            side[k, i] = _side(value[i], l[i], u[i], point.z[k, i], s, tolerance[k])
         for j in range(pattern.n):
-            side_box[k, j] = _side(x[j], lb[j], ub[j], point.z_box[k, j], tolerance[k])
+            s = shifts.s_box[k, j]
+            side_box[k, j] = _side(x[j] - s, lb[j], ub[j], point.z_box[k, j], s, tolerance[k])
+
+
+@kernel
+def _shifted(side):
+    """Whether the row belongs to V."""
+    return side == BOTH or side == VIOLATED_LOWER or side == VIOLATED_UPPER
 
 
 @kernel
 def _active(side):
-    return side == LOWER or side == UPPER or side == BOTH
+    return side == LOWER or side == UPPER or _shifted(side)
 
 
 @kernel
-def _is_singular(pattern, factor, system):
-    """Whether K is singular beside its regularisation R.
+def _find_null_vector(pattern, factor, problem, side, side_box, system):
+    """Which null vectors K has beside its regularisation R.
 
     Two steps w <- (K + R)^-1 R w from a fixed vector: w keeps its size where K w = 0, and shrinks
     by R over the smallest singular value elsewhere. The right-hand side is overwritten.
@@ -102,6 +148,7 @@ def _is_singular(pattern, factor, system):
     dx = system.dx
     dy = system.dy
     dz = system.dz
+    e1 = system.e1
     state = 0.5
     for j in range(n):
         state = (state + 0.6180339887498949) % 1.0
@@ -113,6 +160,7 @@ def _is_singular(pattern, factor, system):
         state = (state + 0.6180339887498949) % 1.0
         dz[i] = 1.0 - 2.0 * state
     size = 1.0
+    elsewhere = 1.0
     previous = 1.0
     for _ in range(2):
         for j in range(n):
@@ -124,14 +172,102 @@ def _is_singular(pattern, factor, system):
             system.r3[i] = -MU * dz[i] if w[i] < DECOUPLED else 0.0
         solve_regularised(pattern, factor, system)
         previous = size
-        size = max(largest(dy), 0.0)
-        for j in range(n):
-            if not w[n_in + j] < DECOUPLED:
-                size = max(size, abs(dx[j]))
+        size = largest(dy)
+        elsewhere = 0.0
         for i in range(n_in):
             if w[i] < DECOUPLED:
                 size = max(size, abs(dz[i]))
-    return size > 0.5 * previous
+                if not _shifted(side[i]):
+                    elsewhere = max(elsewhere, abs(dz[i]))
+        for j in range(n):
+            if not w[n_in + j] < DECOUPLED:
+                elsewhere = max(elsewhere, abs(dx[j]))
+        size = max(size, elsewhere)
+    if not size > 0.5 * previous:
+        return NO_NULL
+    # Multipliers of active bounds follow from the rows of H, A and C.
+    e1[:] = 0.0
+    add_transposed_product(pattern.Hp, pattern.Hi, problem.H, dx, e1)
+    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, dy, e1)
+    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, dz, e1)
+    for j in range(n):
+        if w[n_in + j] < DECOUPLED and not _shifted(side_box[j]):
+            elsewhere = max(elsewhere, abs(e1[j]))
+    return NULL_IN_V if elsewhere <= NEGLIGIBLE * size else NULL_ELSEWHERE
+
+
+@kernel
+def _project_multipliers(
+    pattern, factor, entries, no_H, problem, side, side_box, system, q, rows, y, z, z_box, b4
+):
+    """b4 = least-norm least-squares solution of M_V b4 = w_V, in the user's units.
+
+    y (n_eq), z (n_in), z_box (n): w; its entries of V are replaced by M_V b4. no_H: zeros on H's
+    pattern. b4 (n), the system and the iterates q and rows are overwritten. Returns whether the
+    proximal steps have settled.
+    """
+    n = pattern.n
+    n_eq = pattern.n_eq
+    n_in = pattern.n_in
+    A = problem.A
+    C = problem.C
+    D = problem.D
+    unit_e = problem.unit_e
+    unit = problem.unit
+    w = system.w
+    r2 = system.r2
+    r3 = system.r3
+    dx = system.dx
+    x = q.x
+    Ax = q.e
+    Mx = q.v
+    # Scaled rows M_s = M / unit, x_s = x / D: the norms of the user's units are weights.
+    system.rho[0] = 0.0
+    for i in range(n_eq):
+        system.mu_e[i] = 1.0 / (unit_e[i] * unit_e[i])
+        rows.e[i] = y[i] / unit_e[i]
+    for i in range(n_in):
+        w[i] = 1.0 / (unit[i] * unit[i]) if _shifted(side[i]) else np.inf
+        rows.v[i] = z[i] / unit[i]
+    for j in range(n):
+        weight = 1.0 if _shifted(side_box[j]) else 1.0 / PROXIMAL
+        w[n_in + j] = weight / (D[j] * D[j])
+        rows.v[n_in + j] = z_box[j] / D[j]
+    factor_system(pattern, factor, entries, no_H, A, C, system)
+    system.r1[:] = 0.0
+    x[:] = 0.0
+    settled = False
+    for _ in range(PROXIMAL_STEPS):
+        Ax[:] = 0.0
+        Mx[:] = 0.0
+        add_product(pattern.Ap, pattern.Ai, A, x, Ax)
+        add_product(pattern.Cp, pattern.Ci, C, x, Mx)
+        for i in range(n_eq):
+            r2[i] = rows.e[i] - Ax[i]
+        for i in range(n_in):
+            r3[i] = rows.v[i] - Mx[i] if _shifted(side[i]) else 0.0
+        for j in range(n):
+            r3[n_in + j] = rows.v[n_in + j] - x[j] if _shifted(side_box[j]) else 0.0
+        solve_system(pattern, factor, no_H, A, C, system, SETTLED)
+        for j in range(n):
+            x[j] += dx[j]
+        settled = largest(dx) <= SETTLED * largest(x)
+        if settled:
+            break
+    Ax[:] = 0.0
+    Mx[:] = 0.0
+    add_product(pattern.Ap, pattern.Ai, A, x, Ax)
+    add_product(pattern.Cp, pattern.Ci, C, x, Mx)
+    for i in range(n_eq):
+        y[i] = Ax[i] * unit_e[i]
+    for i in range(n_in):
+        if _shifted(side[i]):
+            z[i] = Mx[i] * unit[i]
+    for j in range(n):
+        b4[j] = x[j] * D[j]
+        if _shifted(side_box[j]):
+            z_box[j] = b4[j]
+    return settled
 
 
 @entry
@@ -144,18 +280,26 @@ def solve_kkt_range(
     side,
     side_box,
     r,
+    r_s,
+    closest,
+    adjoint,
     begin,
     end,
     solution,
+    b4,
     code,
 ):
     """Solve the system of samples begin..end-1.
 
     data: `Data`, of which H, A, C are read. scaling: `Scaling`, (0, .) to find one for each
     sample. side (batch, n_in), side_box (batch, n): from `active_sides`. r: `Point` of right-hand
-    sides, whose inactive rows do not count. All these are not modified. Rows of solution, a
-    `Point`, and of code (batch) are overwritten: REGULAR, or SINGULAR where the matrix is singular
-    to working precision; samples whose code is SKIPPED are left alone.
+    sides, whose inactive rows do not count; r_s: `Shifts`, -dL/ds, of which V counts. closest
+    (batch), bool: whether some shift is not 0. adjoint: whether the adjoint is asked for; otherwise
+    samples with null vectors are left to the caller. All these are not modified.
+
+    Rows of solution, a `Point` with b2 for its multipliers, of b4 (batch, n) and of code (batch) are
+    overwritten: REGULAR, or SINGULAR where the answer is not unique or none exists; samples whose
+    code is SKIPPED are left alone.
     """
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
@@ -166,14 +310,19 @@ def solve_kkt_range(
     problem = new_problem(pattern)
     system = new_system(pattern, factor)
     point = new_iterate(pattern)
+    rows = new_iterate(pattern)
     zero = np.zeros(n)
+    no_H = np.zeros(len(pattern.Hi))
+    r_x = np.empty(n)
+    r_V = np.empty(n_in)
     D = problem.D
     E = problem.E
     F = problem.F
-    system.rho[0] = RHO
-    system.mu_e[:] = MU
     for k in range(begin, end):
         if code[k] == SKIPPED:
+            continue
+        code[k] = SINGULAR
+        if closest[k] and not adjoint:
             continue
         H = sample(data.H, k)
         A = sample(data.A, k)
@@ -181,15 +330,28 @@ def solve_kkt_range(
         copy_scaling(pattern, scaling, H, A, C, problem)
         c = scale_cost(pattern, H, zero, D)
         scale_matrices(pattern, H, A, C, c, problem)
+        set_units(pattern, problem)
+        system.rho[0] = RHO
+        system.mu_e[:] = MU
         for i in range(n_in):
             system.w[i] = MU if _active(side[k, i]) else np.inf
+            r_V[i] = r_s.s_i[k, i] if _shifted(side[k, i]) else 0.0
         for j in range(n):
             system.w[n_in + j] = 1.0 / DECOUPLED if _active(side_box[k, j]) else np.inf
+            r_x[j] = r.x[k, j]
+            if _shifted(side_box[k, j]):
+                r_x[j] += r_s.s_box[k, j]
+        add_transposed_product(pattern.Ap, pattern.Ai, A, r_s.s_e[k], r_x)
+        add_transposed_product(pattern.Cp, pattern.Ci, C, r_V, r_x)
         replaced = system.counts[2]
         factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
-        singular = system.counts[2] > replaced or _is_singular(pattern, factor, system)
+        if system.counts[2] > replaced:
+            continue
+        null = _find_null_vector(pattern, factor, problem, side[k], side_box[k], system)
+        if null == NULL_ELSEWHERE or (null == NULL_IN_V and not adjoint):
+            continue
         for j in range(n):
-            system.r1[j] = c * D[j] * r.x[k, j]
+            system.r1[j] = c * D[j] * r_x[j]
             system.r3[n_in + j] = r.z_box[k, j] / D[j] if _active(side_box[k, j]) else 0.0
         for i in range(n_eq):
             system.r2[i] = E[i] * r.y[k, i]
@@ -198,7 +360,9 @@ def solve_kkt_range(
         error = refine_unregularised(
             pattern, factor, problem.H, problem.A, problem.C, system, REFINED, REFINEMENTS
         )
-        code[k] = SINGULAR if singular or not error <= ACCEPTED else REGULAR
+        if not error <= ACCEPTED:
+            continue
+        code[k] = REGULAR
         for j in range(n):
             point.x[j] = system.r3[n_in + j] if _active(side_box[k, j]) else system.dx[j]
             point.z[n_in + j] = system.dz[n_in + j]
@@ -206,27 +370,49 @@ def solve_kkt_range(
             point.y[i] = system.dy[i]
         for i in range(n_in):
             point.z[i] = system.dz[i]
-        unscale_point(
-            pattern,
-            problem,
-            point,
-            solution.x[k],
-            solution.y[k],
-            solution.z[k],
-            solution.z_box[k],
-        )
+        y = solution.y[k]
+        z = solution.z[k]
+        z_box = solution.z_box[k]
+        unscale_point(pattern, problem, point, solution.x[k], y, z, z_box)
+        if closest[k] or null == NULL_IN_V:
+            settled = _project_multipliers(
+                pattern,
+                factor,
+                entries,
+                no_H,
+                problem,
+                side[k],
+                side_box[k],
+                system,
+                point,
+                rows,
+                y,
+                z,
+                z_box,
+                b4[k],
+            )
+            if not settled:
+                code[k] = SINGULAR
+                continue
+        for i in range(n_eq):
+            y[i] -= r_s.s_e[k, i]
+        for i in range(n_in):
+            z[i] -= r_V[i]
+        for j in range(n):
+            if _shifted(side_box[k, j]):
+                z_box[j] -= r_s.s_box[k, j]
 
 
 @entry
-def sample_products(rows, columns, Y, P, Q, X, out):
-    """out[e] = sum over samples k of Y[k, i] P[k, j] + Q[k, i] X[k, j], (i, j) the e-th entry.
+def sample_products(rows, columns, Y, P, Q, X, S, B, out):
+    """out[e] = sum over samples k of (Y_ki P_kj + Q_ki X_kj + S_ki B_kj), (i, j) the e-th entry.
 
-    rows, columns (nnz) int64; Y, Q (batch, rows); P, X (batch, columns): not modified.
+    rows, columns (nnz) int64; Y, Q, S (batch, rows); P, X, B (batch, columns): not modified.
     """
     for e in range(len(out)):
         i = rows[e]
         j = columns[e]
         total = 0.0
         for k in range(len(X)):
-            total += Y[k, i] * P[k, j] + Q[k, i] * X[k, j]
+            total += Y[k, i] * P[k, j] + Q[k, i] * X[k, j] + S[k, i] * B[k, j]
         out[e] = total

@@ -133,6 +133,26 @@ def scale_matrices(pattern, H, A, C, c, problem):
 
 
 @kernel
+def set_units(pattern, problem):
+    """Fill the factors that turn scaled residuals into the user's, from D, E, F and the cost."""
+    n_in = pattern.n_in
+    D = problem.D
+    E = problem.E
+    F = problem.F
+    unit = problem.unit
+    unit_d = problem.unit_d
+    unit_e = problem.unit_e
+    c = problem.cost[0]
+    for j in range(pattern.n):
+        unit[n_in + j] = D[j]
+        unit_d[j] = 1.0 / (c * D[j])
+    for i in range(pattern.n_eq):
+        unit_e[i] = 1.0 / E[i]
+    for i in range(n_in):
+        unit[i] = 1.0 / F[i]
+
+
+@kernel
 def scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem):
     """Fill `problem`, whose D, E, F are set, from the user's data (not modified)."""
     n = pattern.n
@@ -140,29 +160,23 @@ def scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem):
     problem_g = problem.g
     lo = problem.lo
     hi = problem.hi
-    unit = problem.unit
-    unit_d = problem.unit_d
     problem_b = problem.b
-    unit_e = problem.unit_e
     D = problem.D
     E = problem.E
     F = problem.F
     n_in = pattern.n_in
     c = scale_cost(pattern, H, g, D)
     scale_matrices(pattern, H, A, C, c, problem)
+    set_units(pattern, problem)
     for j in range(n):
         problem_g[j] = c * D[j] * g[j]
         lo[n_in + j] = lb[j] / D[j]
         hi[n_in + j] = ub[j] / D[j]
-        unit[n_in + j] = D[j]
-        unit_d[j] = 1.0 / (c * D[j])
     for i in range(n_eq):
         problem_b[i] = E[i] * b[i]
-        unit_e[i] = 1.0 / E[i]
     for i in range(n_in):
         lo[i] = F[i] * l[i]
         hi[i] = F[i] * u[i]
-        unit[i] = 1.0 / F[i]
 
 
 @kernel

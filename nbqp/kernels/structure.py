@@ -77,6 +77,14 @@ class Point(NamedTuple):
     z_box: Floats
 
 
+class Shifts(NamedTuple):
+    """Shifts of rows and bounds, or what belongs to them (batch, size)."""
+
+    s_e: Floats
+    s_i: Floats
+    s_box: Floats
+
+
 class Output(NamedTuple):
     """What a range of solves writes, a row a sample."""
 
