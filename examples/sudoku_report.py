@@ -41,8 +41,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     path
         The history as JSON, a list over the epochs for each key: `train_loss` and `test_loss`,
         mean squared errors; `test_wrong` and `test_differs`, numbers of test boards; `newton_steps`,
-        the mean of a training sample; `seconds` of training, the test left out; `unsolved` and
-        `test_unsolved`, numbers of samples that ended other than SOLVED.
+        the mean of a training sample; `seconds` of training, the test left out; `violation`, the
+        mean of |Ax - b| over the test boards; `unsolved` and `test_unsolved`, numbers of samples.
     progress
         Of `training_progress`.
     tests
@@ -82,6 +82,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             "test_differs": round(logs["val_differs"] * self._tests),
             "newton_steps": float(logs["newton_steps"]),
             "seconds": self._seconds,
+            "violation": float(logs["val_violation"]),
             "unsolved": round(logs["unsolved"]),
             "test_unsolved": round(logs["val_unsolved"]),
         }
@@ -92,7 +93,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._progress.console.print(
             f"epoch {epoch + 1:2d}  loss {row['train_loss']:.1e} test {row['test_loss']:.1e}"
             f"  wrong {row['test_wrong']:4d} differs {row['test_differs']:4d}"
-            f"  unsolved {row['unsolved']}  {row['seconds']:.1f} s",
+            f"  violation {row['violation']:.0e} unsolved {row['unsolved']}  {row['seconds']:.1f} s",
             highlight=False,
             soft_wrap=True,
         )

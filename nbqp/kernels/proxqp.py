@@ -53,6 +53,8 @@ FINISH_STEPS = 10
 LAST_STEPS = 60
 # Newton steps that a warm start may take before the smoothed phase starts afresh.
 WARM_STEPS = 40
+# Newton steps that the closest feasible QP may take before the feasible one is tried.
+CLOSEST_STEPS = 300
 
 
 @kernel
@@ -312,6 +314,7 @@ def solve_range(
         shift.e[:] = 0.0
         shift.s[:] = 0.0
         if options.closest:
+            limits.max_steps[0] = min(options.max_iter, CLOSEST_STEPS)
             code = run_closest(
                 pattern,
                 factor,
@@ -330,6 +333,7 @@ def solve_range(
                 limits,
             )
             copy_point(it, best)
+            limits.max_steps[0] = options.max_iter
         if not options.closest or code == STALLED or code == OUT_OF_STEPS:
             code = _solve_feasible(
                 pattern,

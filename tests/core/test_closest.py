@@ -1,0 +1,272 @@
+"""Closest feasible QPs: solutions, multipliers and derivatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import nbqp
+from tests.core.oracles import (
+    Data,
+    adjoint_oracle,
+    central_differences,
+    jvp_oracle,
+    linear_loss,
+    objective,
+    residuals,
+)
+from tests.core.references import closest_feasible_reference
+from tests.core.strategies import (
+    Problem,
+    random_infeasible_mixture,
+    random_infeasible_qp,
+    random_mixture,
+)
+
+EPS = 1e-9
+CLOSEST = nbqp.Settings(eps_abs=EPS, primal_infeasibility_solving=True)
+TIGHT = nbqp.Settings(eps_abs=1e-10, primal_infeasibility_solving=True)
+SOLVED = nbqp.Status.SOLVED
+SHIFTED = nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE
+MIXTURE = list(random_infeasible_mixture(np.random.default_rng(5), 500))
+SHIFTS = ("s_e", "s_i", "s_box")
+WELL_SCALED = [
+    random_infeasible_qp(
+        np.random.default_rng([3, k]), contradiction=contradiction, kind=kind, name=f"{contradiction}-{kind}"
+    )
+    for k in range(2)
+    for contradiction in ("equality", "rows", "bounds", "mixed", "underdetermined", "overdetermined")
+    for kind in ("strictly_convex", "low_rank", "lp")
+]  # fmt: skip
+OVERDETERMINED = [
+    random_infeasible_qp(
+        np.random.default_rng([4, k]), contradiction="overdetermined", kind=kind, margin=0.5, name=kind
+    )
+    for k in range(2)
+    for kind in ("strictly_convex", "low_rank", "lp")
+]  # fmt: skip
+
+
+def solve(data: Data, settings: nbqp.Settings = CLOSEST) -> nbqp.Solution:
+    return nbqp.solve_qp(**data.args(), settings=settings)
+
+
+def shift_error(sol: Any, expected: Any) -> float:
+    return max(
+        float(np.abs(getattr(sol, s) - getattr(expected, s)).max(initial=0.0)) for s in SHIFTS
+    )
+
+
+def cotangents(rng: np.random.Generator, sol: Any, parts: tuple[str, ...]) -> dict[str, Any]:
+    return {f"dL_d{name}": rng.standard_normal(getattr(sol, name).shape) for name in parts}
+
+
+@pytest.mark.large
+def test_the_smallest_shifts_are_found_and_the_shifted_problem_is_solved() -> None:
+    solved = 0
+    for problem in MIXTURE:
+        sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
+        if sol.status is not SHIFTED:
+            assert sol.status in (nbqp.Status.NUMERICAL_ERROR, nbqp.Status.MAX_ITER_REACHED)
+            continue
+        solved += 1
+        planted, d = problem.solution, problem.data.full()
+        assert shift_error(sol, planted) <= 1e-6, problem.name
+        assert objective(problem.data, sol.x) == pytest.approx(
+            planted.objective, rel=1e-6, abs=1e-6
+        )
+        if problem.unique_x:
+            scale = max(1.0, np.abs(planted.x).max())
+            np.testing.assert_allclose(sol.x, planted.x, rtol=0.0, atol=1e-6 * scale)
+        pull = d.A.T @ sol.s_e + d.C.T @ sol.s_i + sol.s_box
+        assert np.abs(pull).max() <= 2.0 * EPS
+        shifts = (sol.s_e, sol.s_i, sol.s_box)
+        res = residuals(problem.data, sol.x, sol.y, sol.z, sol.z_box, *shifts)
+        assert max(abs(r) for r in res) <= 2.0 * EPS, problem.name
+    assert solved >= 499
+
+
+@pytest.mark.large
+def test_two_stages_by_another_solver_agree() -> None:
+    """Minimise |s|, then solve the shifted QP; multipliers are those of least norm too."""
+    compared = 0
+    for problem in MIXTURE[:120]:
+        sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
+        try:
+            reference = closest_feasible_reference(problem.data)
+        except RuntimeError:  # the other solver does not reach its tolerance
+            continue
+        size, other = (sum(np.sum(getattr(p, s) ** 2) for s in SHIFTS) for p in (sol, reference))
+        assert size <= other + 1e-6, problem.name
+        if size < other - 1e-6:  # its shifts are not the smallest ones
+            continue
+        compared += 1
+        assert shift_error(sol, reference) <= 1e-6, problem.name
+        assert objective(problem.data, sol.x) == pytest.approx(
+            objective(problem.data, reference.x), rel=1e-6, abs=1e-6
+        )
+        ours = np.concatenate([sol.y, sol.z, sol.z_box])
+        theirs = np.concatenate([reference.y, reference.z, reference.z_box])
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1.0, np.abs(theirs).max()))
+    assert compared >= 80
+
+
+def test_a_feasible_problem_is_solved_without_shifts() -> None:
+    for problem in list(random_mixture(np.random.default_rng(31), 60)):
+        sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
+        assert sol.status is SOLVED, problem.name
+        assert all((getattr(sol, s) == 0.0).all() for s in SHIFTS)
+        assert max(residuals(problem.data, sol.x, sol.y, sol.z, sol.z_box)) <= EPS
+        planted = objective(problem.data, problem.solution.x)
+        assert objective(problem.data, sol.x) == pytest.approx(planted, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_metric_is_the_users(scale: float) -> None:
+    """x = 0 and x <= -1 meet at -0.5; a row scaled by c weighs c^2."""
+    A, b = scale * np.eye(1), np.zeros(1)
+    sol = nbqp.solve_qp(
+        np.eye(1), np.zeros(1), A, b, np.eye(1), None, -np.ones(1), settings=CLOSEST
+    )
+    assert sol.status is SHIFTED
+    np.testing.assert_allclose(sol.x, [-1.0 / (1.0 + scale**2)], atol=1e-9)
+
+
+def test_an_unbounded_closest_problem_has_a_descent_direction() -> None:
+    sol = nbqp.solve_qp(
+        None, np.array([0.0, -1.0]), A=[[1.0, 0.0], [1.0, 0.0]], b=[0.0, 1.0], settings=CLOSEST
+    )
+    assert sol.status is nbqp.Status.DUAL_INFEASIBLE
+    assert sol.certificate is not None
+    np.testing.assert_allclose(sol.certificate.x, [0.0, 1.0], atol=1e-9)
+
+
+@pytest.mark.parametrize("problem", OVERDETERMINED, ids=lambda p: p.name)
+@pytest.mark.parametrize("part", ["x", *SHIFTS])
+def test_gradients_match_central_differences_where_x_is_differentiable(
+    problem: Problem, part: str
+) -> None:
+    rng = np.random.default_rng(2)
+    sol = solve(problem.data, TIGHT)
+    given = cotangents(rng, sol, (part,))
+    grads = nbqp.vjp(sol, **given)
+    full = problem.data.full()
+    for name in ("g", "A", "b", "C", "l", "u", "lb", "ub"):
+        ours = getattr(grads, f"dL_d{name}")
+        if ours is None:
+            continue
+        finite = np.argwhere(np.isfinite(getattr(full, name)))
+        entries = [tuple(e) for e in rng.permutation(finite)[:5]]
+        numeric = central_differences(
+            lambda d: solve(d, TIGHT), problem.data, linear_loss(given), name, entries, h=1e-4
+        )
+        exact = np.array([ours[e] for e in entries])
+        scale = max(1.0, np.abs(ours).max(initial=0.0))
+        np.testing.assert_allclose(exact, numeric, rtol=0.0, atol=1e-5 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("problem", WELL_SCALED, ids=lambda p: p.name)
+def test_gradients_match_the_least_squares_oracle(problem: Problem) -> None:
+    sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
+    given = cotangents(np.random.default_rng(4), sol, ("x", *SHIFTS))
+    grads = nbqp.vjp(sol, **given)
+    for name, value in adjoint_oracle(problem.data, sol, given, tol=1e-7).items():
+        ours = getattr(grads, name)
+        if ours is not None:
+            scale = 1.0 + np.abs(value).max(initial=0.0)
+            np.testing.assert_allclose(ours, value, rtol=0.0, atol=1e-7 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("problem", WELL_SCALED[:18], ids=lambda p: p.name)
+def test_directional_derivatives_match_the_oracle_and_the_adjoint(problem: Problem) -> None:
+    rng = np.random.default_rng(6)
+    sol, full = solve(problem.data), problem.data.full()
+    moved = {
+        f"d{name}": rng.standard_normal(getattr(full, name).shape)
+        for name in ("g", "A", "b", "C", "l", "u")
+        if getattr(problem.data, name) is not None
+    }
+    forward = nbqp.jvp(sol, **moved)
+    expected = jvp_oracle(problem.data, sol, moved, tol=1e-7)
+    for name in ("dx", "ds_e", "ds_i", "ds_box"):
+        scale = 1.0 + np.abs(expected[name]).max(initial=0.0)
+        np.testing.assert_allclose(getattr(forward, name), expected[name], atol=1e-6 * scale)
+    given = cotangents(rng, sol, ("x", *SHIFTS))
+    grads = nbqp.vjp(sol, **given)
+    one = sum(float(np.sum(value * getattr(forward, name[3:]))) for name, value in given.items())
+    terms = [float(np.sum(getattr(grads, f"dL_{k}") * value)) for k, value in moved.items()]
+    size = 1.0 + abs(one) + sum(abs(t) for t in terms)
+    assert one == pytest.approx(sum(terms), abs=1e-6 * size)
+
+
+def test_a_loss_on_multipliers_warns_and_returns_the_least_norm_answer() -> None:
+    sol = solve(WELL_SCALED[0].data)
+    given = cotangents(np.random.default_rng(7), sol, ("x", "y"))
+    with pytest.warns(UserWarning, match="multipliers are not unique"):
+        grads = nbqp.vjp(sol, **given)
+    expected = adjoint_oracle(WELL_SCALED[0].data, sol, given, tol=1e-7)
+    for name in ("dL_dg", "dL_db", "dL_dA"):
+        np.testing.assert_allclose(getattr(grads, name), expected[name], atol=1e-6)
+
+
+def test_feasible_and_infeasible_samples_share_a_batch() -> None:
+    """ProxSuite: mean over the batch in one mode, sum in the other; float32; batched C crashes."""
+    rng = np.random.default_rng(8)
+    C = np.stack([np.vstack([row, -row]) for row in rng.standard_normal((6, 5))])
+    u = np.where(np.arange(6)[:, None] % 2 == 0, 1.0, -0.5) * np.ones((6, 2))
+    g = rng.standard_normal((6, 5))
+    batch = nbqp.solve_batch(np.eye(5), g, C=C, u=u, settings=CLOSEST)
+    assert [s is SHIFTED for s in batch.status] == [False, True] * 3
+    given = cotangents(rng, batch, ("x", "s_i"))
+    grads = nbqp.vjp(batch, **given)
+    assert grads.dL_dC.dtype == np.float64
+    total = np.zeros((5, 5))
+    for k in range(6):
+        one = nbqp.solve_qp(np.eye(5), g[k], C=C[k], u=u[k], settings=CLOSEST)
+        np.testing.assert_allclose(batch.x[k], one.x, atol=1e-12)
+        single = nbqp.vjp(one, **{name: value[k] for name, value in given.items()})
+        np.testing.assert_allclose(grads.dL_dC[k], single.dL_dC, atol=1e-9)
+        np.testing.assert_allclose(grads.dL_du[k], single.dL_du, atol=1e-9)
+        total += single.dL_dH
+    np.testing.assert_allclose(grads.dL_dH, total, atol=1e-9)
+
+
+def test_lower_sides_and_masked_shifts() -> None:
+    """ProxSuite: the gradient of lower rows is dropped, and a loss on s of inactive rows leaks."""
+    data = Data(
+        H=np.eye(2),
+        g=np.array([0.3, -0.2]),
+        C=np.array([[1.0, 0.5], [-1.0, -0.5], [0.0, 1.0]]),
+        l=np.array([1.0, 0.5, -9.0]),
+    )
+    sol = solve(data, TIGHT)
+    assert sol.status is SHIFTED
+    given = {"dL_dx": np.array([1.0, 2.0]), "dL_ds_i": np.array([0.5, -1.0, 3.0])}
+    grads = nbqp.vjp(sol, **given)
+    assert (grads.dL_dC[2] == 0.0).all()
+    entries = [(0,), (1,), (2,)]
+    numeric = central_differences(
+        lambda d: solve(d, TIGHT), data, linear_loss(given), "l", entries, h=1e-4
+    )
+    np.testing.assert_allclose(grads.dL_dl, numeric, atol=1e-7)
+    parallel = adjoint_oracle(data, sol, given, tol=1e-7)
+    np.testing.assert_allclose(grads.dL_dC, parallel["dL_dC"], atol=1e-7)
+
+
+def test_gradients_of_sparse_data_come_on_their_pattern() -> None:
+    problem = random_infeasible_qp(
+        np.random.default_rng(9), contradiction="mixed", n=12, n_eq=4, n_in=8, density=0.4
+    )
+    given = cotangents(np.random.default_rng(10), solve(problem.data), ("x", *SHIFTS))
+    dense = nbqp.vjp(solve(problem.data), **given)
+    sparse = nbqp.vjp(nbqp.solve_qp(**problem.data.args(True), settings=CLOSEST), **given)
+    for name in ("A", "C"):
+        pattern = getattr(problem.data, name) != 0.0
+        ours = getattr(sparse, f"dL_d{name}")
+        assert sp.issparse(ours)
+        assert ours.nnz == pattern.sum()
+        expected = np.where(pattern, getattr(dense, f"dL_d{name}"), 0.0)
+        np.testing.assert_allclose(ours.toarray(), expected, atol=1e-7)
