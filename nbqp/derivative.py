@@ -49,7 +49,7 @@ from nbqp.kernels.adjoint import (
 )
 from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
 from nbqp.least_norm import LeastNormSystem
-from nbqp.problem import QP
+from nbqp.problem import QP, numbers
 from nbqp.solution import Solution, Status
 from nbqp.threads import split_range, thread_count
 
@@ -226,6 +226,10 @@ class _Linearised:
             raise SettingsError(
                 f'on_failure: expected "raise", "nan" or "zero", got {on_failure!r}.'
             )
+        if not isinstance(solution, (Solution, BatchSolution)):
+            raise SettingsError(
+                f"solution: expected a Solution or a BatchSolution, got {type(solution).__name__}."
+            )
         self.qp = solution.problem
         self.single = isinstance(solution, Solution)
         status = np.atleast_1d(np.array(solution.status, dtype=object))
@@ -270,7 +274,7 @@ class _Linearised:
         parts = []
         for (name, value), like in zip(given.items(), (*self.point, *self.shifts), strict=True):
             shape = like.shape[1:] if self.single else like.shape
-            array = np.zeros(shape) if value is None else np.asarray(value, dtype=np.float64)
+            array = np.zeros(shape) if value is None else numbers(name, value)
             if array.shape != shape:
                 raise ShapeError(f"{name}: expected shape {shape}, got {array.shape}.")
             part = np.where(self.failed[:, None], 0.0, -array.reshape(like.shape))
@@ -452,7 +456,7 @@ def jvp(
     x, y, z, _ = at.point
 
     def vector(name: str, value: npt.ArrayLike | None, size: int) -> Floats:
-        array = np.zeros(size) if value is None else np.asarray(value, dtype=np.float64)
+        array = np.zeros(size) if value is None else numbers(name, value)
         try:
             return np.broadcast_to(array, (qp.batch, size))
         except ValueError:
@@ -464,7 +468,7 @@ def jvp(
         """M v, or M' v, for every sample."""
         if value is None:
             return np.zeros((qp.batch, qp.n if transposed else rows))
-        M = value if scipy.sparse.issparse(value) else np.asarray(value, dtype=np.float64)
+        M = value if scipy.sparse.issparse(value) else numbers(name, value)
         if M.shape not in ((rows, qp.n), (qp.batch, rows, qp.n)):
             raise ShapeError(f"{name}: expected shape ({rows}, {qp.n}), got {M.shape}.")
         if M.ndim == 3:

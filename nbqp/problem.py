@@ -56,18 +56,18 @@ class SparseMatrix:
         if scipy.sparse.issparse(value):
             if value.dtype.kind not in "fiub":
                 raise ShapeError(f"{name}: expected real numbers, got dtype {value.dtype}.")
+            if value.ndim != 2:
+                raise ShapeError(f"{name}: expected a matrix, got shape {value.shape}.")
             columns = scipy.sparse.csc_array(value, copy=True)
             columns.sum_duplicates()
             columns.sort_indices()
-            if columns.ndim != 2:
-                raise ShapeError(f"{name}: expected a matrix, got shape {columns.shape}.")
             return cls(
                 columns.shape,
                 columns.indptr.astype(np.int64),
                 columns.indices.astype(np.int64),
                 columns.data.astype(np.float64)[None],
             )
-        dense = _numbers(name, value)
+        dense = numbers(name, value)
         if dense.ndim == 2:
             rows, columns = dense.shape
             j, i = np.nonzero(dense.T)
@@ -100,7 +100,7 @@ class SparseMatrix:
         return np.asarray(mirror.data, dtype=np.int64)
 
 
-def _numbers(name: str, value: Any) -> Floats:
+def numbers(name: str, value: Any) -> Floats:
     """A float64 array of what the user gave, or a `ShapeError`."""
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
@@ -112,7 +112,8 @@ def _vector(name: str, value: Vector, size: int, default: float, batch: bool) ->
     """A datum as (1 or batch, size); None stands for the default, a scalar for all entries."""
     if value is None:
         return np.full((1, size), default)
-    array = _numbers(name, value)
+    # A copy: what the user does to the array later is no business of a solution's residuals.
+    array = numbers(name, value).copy()
     if array.ndim == 0:
         array = np.full(size, float(array))
     if array.ndim == 1:
@@ -165,7 +166,7 @@ class QP:
     ) -> None:
         if g is None:
             raise ShapeError("g: expected a vector, got None.")
-        g_array = _numbers("g", g)
+        g_array = numbers("g", g)
         if g_array.ndim not in ((1, 2) if batch else (1,)):
             raise ShapeError(
                 f"g: expected shape (n,){' or (batch, n)' if batch else ''}, got {g_array.shape}."

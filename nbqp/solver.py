@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nbqp.analysis import analyse_qp
+from nbqp.analysis import Analysis, analyse_qp
 from nbqp.convexity import find_nonconvex
 from nbqp.errors import NonconvexError, PatternError, ShapeError
 from nbqp.execution import run_solves, to_warm_start
@@ -60,13 +60,7 @@ class Solver:
         }  # fmt: skip
         self.problem = QP(**self._arguments)
         self._analysis = analyse_qp(self.problem)
-        self._require_convex()
-
-    def _require_convex(self) -> None:
-        if find_nonconvex(self.problem, self._analysis)[0]:
-            raise NonconvexError(
-                "H: expected a positive semidefinite matrix, got one with a negative eigenvalue."
-            )
+        _require_convex(self.problem, self._analysis)
 
     def update(self, **data: Any) -> None:
         """Replace some of the nine data, by name.
@@ -101,12 +95,11 @@ class Solver:
             if not same and hasattr(arguments[name], "tocsc"):
                 self.problem.require_pattern(problem)
             anew = anew or not same
-        self._arguments = arguments
-        self.problem = problem
-        if anew:
-            self._analysis = analyse_qp(problem)
+        analysis = analyse_qp(problem) if anew else self._analysis
         if "H" in data:
-            self._require_convex()
+            _require_convex(problem, analysis)
+        # Nothing has changed before all of it has been found good.
+        self._arguments, self.problem, self._analysis = arguments, problem, analysis
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given."""
@@ -148,6 +141,13 @@ class Solver:
         x, y, z, z_box, s_e, s_i, s_box = (part[0] for part in out[:7])
         return Solution(
             qp, x, y, z, z_box, s_e, s_i, s_box, status, info, self.settings, certificate
+        )
+
+
+def _require_convex(problem: QP, analysis: Analysis) -> None:
+    if find_nonconvex(problem, analysis)[0]:
+        raise NonconvexError(
+            "H: expected a positive semidefinite matrix, got one with a negative eigenvalue."
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -66,10 +68,10 @@ class Learned:
         constraint: Any = None,
         eps: float = 1e-4,
     ) -> None:
-        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        if not all(isinstance(s, int) and s > 0 for s in sizes):
+        sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+        if not all(isinstance(s, Integral) and s > 0 for s in sizes):
             raise nbqp.ShapeError(f"Learned.shape: expected positive integers, got {shape!r}.")
-        self.shape = sizes
+        self.shape = tuple(int(s) for s in sizes)
         self.initializer = keras.initializers.get(initializer)
         self.regularizer = keras.regularizers.get(regularizer)
         self.constraint = keras.constraints.get(constraint)

@@ -115,6 +115,10 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             raise nbqp.ShapeError("g: expected Input, Learned or an array, got None.")
         if not self._inputs():
             raise nbqp.ShapeError("g: expected an Input where no other datum is one, got none.")
+        if not isinstance(self.settings, nbqp.Settings):
+            raise nbqp.SettingsError(
+                f"settings: expected nbqp.Settings, got {type(self.settings).__name__}."
+            )
         if self.on_failure not in ("raise", "nan", "keep"):
             raise nbqp.SettingsError(
                 f'on_failure: expected "raise", "nan" or "keep", got {self.on_failure!r}.'
@@ -157,17 +161,32 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         return named
 
     def _size(self, shapes: dict[str, Any]) -> int:
-        """n, from the first datum that tells."""
-        for name in NAMES:
+        """n, from the first datum that tells, an input before others."""
+        for name in (*shapes, *NAMES):
             declared = self.data[name]
             shape: Any = shapes.get(name, getattr(declared, "shape", ()))
             if name not in ("b", "l", "u") and len(shape) > 0 and shape[-1] is not None:
                 return int(shape[-1])
         raise nbqp.ShapeError(f"g: expected a known last dimension, got {shapes.get('g')}.")
 
+    def _check_shapes(self, n: int) -> None:
+        """Ranks of all declared data, and the last dimension of those that it tells n of."""
+        for name, declared in self.data.items():
+            shape = getattr(declared, "shape", None)
+            if not shape:
+                continue
+            rank = 2 if name in ("H", "A", "C") else 1
+            across = name not in ("b", "l", "u")
+            if len(shape) not in (rank, rank + 1) or (across and shape[-1] != n):
+                expected = f"(..., {n})" if across else "(...)"
+                raise nbqp.ShapeError(
+                    f"{name}: expected rank {rank} and shape {expected}, got {tuple(shape)}."
+                )
+
     def build(self, input_shape: Any) -> None:
         """Make the weights of learned data, and z0 and the slack where `feasible`."""
         n = self._size(self._named(input_shape))
+        self._check_shapes(n)
         for name, declared in self.data.items():
             if isinstance(declared, Learned):
                 self.learned[name] = self.add_weight(

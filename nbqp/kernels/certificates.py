@@ -108,8 +108,9 @@ def proves_dual_infeasible(pattern, problem, d, Hd, Ad, Md, eps):
         curvature = max(curvature, abs(Hd[j]) * unit_d[j])
     if not slope < -SIGNIFICANT * terms or norm == 0.0:
         return False
+    # Along t d the objective falls until t = -g'd / d'Hd: by |t d| >= 1 / eps, which counts as for ever.
     slope /= c
-    if curvature * norm > -eps * slope:
+    if curvature > -eps * slope:
         return False
     # Leaving the cone by `leave` costs about |g| * leave: it has to be small beside the descent.
     leave = 0.0
@@ -120,4 +121,12 @@ def proves_dual_infeasible(pattern, problem, d, Hd, Ad, Md, eps):
             leave = max(leave, Md[i] * unit[i])
         if lo[i] > -np.inf:
             leave = max(leave, -Md[i] * unit[i])
-    return leave * largest_g <= -eps * slope and leave <= eps * norm
+    if not (leave * largest_g <= -eps * slope and leave <= eps * norm):
+        return False
+    # Beside the entries of H as well: a long gradient does not make a positive definite H flat.
+    largest_H = 0.0
+    for j in range(n):
+        for p in range(pattern.Hp[j], pattern.Hp[j + 1]):
+            entry = abs(problem.H[p]) * unit_d[j] / D[pattern.Hi[p]]
+            largest_H = max(largest_H, entry)
+    return curvature <= eps * largest_H * norm

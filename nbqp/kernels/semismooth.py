@@ -39,6 +39,8 @@ RHO_FLOOR = 1e-9
 SUFFICIENT_DECREASE = 0.25
 # Outer steps without a better iterate, all penalties at their floors, before giving up.
 PATIENCE = 12
+# Newton steps with the same matrix, which only rounding can ask for, before a subproblem is left.
+REPEATED = 4
 
 
 @kernel
@@ -217,16 +219,19 @@ def minimise(
     w = system.w
     active = work.active
     _set_active(problem, v, centre_z, mu, active)
-    while steps[0] < max_steps[0] and abort[0] == 0:
+    repeated = 0
+    while steps[0] < max_steps[0] and abort[0] == 0 and repeated < REPEATED:
         for i in range(len(w)):
             weight = mu[i] if active[i] != 0 else np.inf
             if weight != w[i]:
                 w[i] = weight
                 stale = True
+        repeated += 1
         if stale:
             factor_system(pattern, factor, entries, H, A, C, system)
             stale = False
             steps[0] += 1
+            repeated = 0
         _newton_direction(pattern, factor, problem, it, centre, system, mu, active)
         copy(dx, step_x)
         direction_products(pattern, problem, step)

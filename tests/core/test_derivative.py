@@ -216,6 +216,7 @@ def test_a_failed_sample_follows_the_policy() -> None:
         ("dL_dx", np.ones(3), r"dL_dx: expected shape \(2,\), got \(3,\)"),
         ("dL_dz", np.ones(1), r"dL_dz: expected shape \(0,\), got \(1,\)"),
         ("dL_dx", np.array([np.nan, 0.0]), "dL_dx: expected finite"),
+        ("dL_dx", ["a", "b"], "dL_dx: expected real numbers"),
         ("on_failure", "ignore", "on_failure: expected"),
     ],
 )

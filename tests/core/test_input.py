@@ -33,6 +33,7 @@ GOOD: dict[str, Any] = {
         ({"H": np.array([[np.inf, 0.0], [0.0, 1.0]])}, nbqp.DataError, "H: expected finite"),
         ({"H": np.array([[None, 0], [0, 1]])}, nbqp.ShapeError, "H: expected real numbers"),
         ({"H": sp.csc_array(np.eye(3))}, nbqp.ShapeError, "H: expected 2 columns"),
+        ({"A": sp.coo_array(np.ones(2))}, nbqp.ShapeError, "A: expected a matrix"),
         ({"g": None}, nbqp.ShapeError, "g: expected a vector"),
         ({"g": np.array([np.nan, 0.0])}, nbqp.DataError, "g: expected finite"),
         ({"g": np.ones((2, 2))}, nbqp.ShapeError, r"g: expected shape \(n,\)"),
@@ -98,3 +99,12 @@ def test_no_kernel_is_compiled_twice_whatever_the_layout_of_the_arrays() -> None
         nbqp.solve_batch(**dict(zip(data, arrays, strict=False)), warm_start=sol)
     counts = compiled_entries()
     assert max(counts.values(), default=0) <= 1, counts
+
+
+def test_arrays_may_change_after_a_solve() -> None:
+    g, ub = np.array([-1.0, 2.0]), np.full(2, 0.5)
+    solver = nbqp.Solver(np.eye(2), g, ub=ub)
+    g[:], ub[:] = 9.0, -9.0
+    sol = solver.solve()
+    np.testing.assert_allclose(sol.x, [0.5, -2.0], atol=1e-8)
+    assert sol.dual_residual() < 1e-8

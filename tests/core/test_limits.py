@@ -79,3 +79,35 @@ def test_an_indefinite_sample_has_its_status_and_harms_no_other() -> None:
 def test_verbose_prints_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     nbqp.solve_qp(np.eye(2), np.ones(2), settings=nbqp.Settings(verbose=True))
     assert "SOLVED" in capsys.readouterr().out
+
+
+def test_a_failed_update_leaves_the_solver_as_it_was() -> None:
+    solver = nbqp.Solver(np.eye(2), np.array([-1.0, 2.0]), lb=-1.0, ub=1.0)
+    for bad in ({"H": INDEFINITE}, {"g": np.ones(3)}, {"g": np.array([np.nan, 0.0])}, {"ub": -2.0}):
+        with pytest.raises(nbqp.QPError):
+            solver.update(**bad)
+    solver.update(g=np.array([0.5, 0.0]))
+    np.testing.assert_allclose(solver.solve().x, [-0.5, 0.0], atol=1e-8)
+
+
+@pytest.mark.parametrize("curvature", [1e-2, 1e-4, 1e-6])
+def test_flat_but_bounded_problems_are_never_called_unbounded(curvature: float) -> None:
+    """A short last step along g was taken for a direction without curvature."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        L, g = rng.uniform(-0.8, 0.8, (2, 6)), rng.standard_normal(6)
+        sol = nbqp.solve_qp(L.T @ L + curvature * np.eye(6), g)
+        assert sol.status in (nbqp.Status.SOLVED, nbqp.Status.NUMERICAL_ERROR)
+    for size in (1e6, 1e10, 1e14):
+        big = nbqp.solve_qp(np.eye(2), size * np.array([1.0, -2.0]))
+        assert big.status in (nbqp.Status.SOLVED, nbqp.Status.NUMERICAL_ERROR)
+
+
+@pytest.mark.parametrize("far", [1e6, 1e9, 1e12, 1e15])
+def test_a_far_bound_ends_a_solve(far: float) -> None:
+    """The same matrix was solved with for ever where rounding kept the line search short."""
+    sol = nbqp.solve_qp(None, np.array([-1.0, 0.0]), lb=0.0, ub=far)
+    if sol.status is nbqp.Status.SOLVED:
+        assert sol.x[0] == pytest.approx(far, rel=1e-9)
+    else:
+        assert sol.status in (nbqp.Status.NUMERICAL_ERROR, nbqp.Status.MAX_ITER_REACHED)

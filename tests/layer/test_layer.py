@@ -122,6 +122,8 @@ def test_an_exported_model_answers_in_a_fresh_process(tmp_path: pathlib.Path) ->
         ({"g": np.ones(2)}, "g: expected an Input where"),
         ({"H": "identity"}, "H: expected None, numbers, Learned or Input, got str"),
         ({"on_failure": "ignore"}, "on_failure: expected"),
+        ({"settings": {"eps_abs": 1e-6}}, r"settings: expected nbqp\.Settings, got"),
+        ({"violation": 1e-3}, "violation: expected 0, or a positive weight with"),
     ],
 )
 def test_declarations_that_do_not_fit_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -132,3 +134,41 @@ def test_declarations_that_do_not_fit_are_named(arguments: dict[str, Any], messa
 def test_a_learned_shape_has_to_be_one() -> None:
     with pytest.raises(nbqp.QPError, match=r"Learned\.shape: expected positive"):
         Learned((3, 0))
+
+
+@pytest.mark.parametrize("name", ["H", "A", "C"])
+@pytest.mark.parametrize("shape", [(N,), (2, N + 1)])
+def test_shapes_that_do_not_fit_are_named_when_the_layer_is_built(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    sides = {"H": {}, "A": {"b": np.ones(2)}, "C": {"u": np.ones(2)}}[name]
+    layer = QPLayer(**{name: Learned(shape)}, **sides)
+    with pytest.raises(nbqp.QPError, match=f"{name}: expected"):
+        layer.build((None, N))
+
+
+CLOSEST = nbqp.Settings(primal_infeasibility_solving=True)
+
+
+def test_the_violation_is_added_to_the_loss_and_falls() -> None:
+    """x >= 0 contradicts A x = b for b < 0: the layer learns a right-hand side that does not."""
+    layer = QPLayer(
+        H=np.eye(N),
+        A=np.ones((1, N)),
+        b=Learned((1,), keras.initializers.Constant(-1.0)),
+        lb=0.0,
+        settings=CLOSEST,
+        violation=0.5,
+    )
+    x = features(16)
+    layer(x)
+    # The shifts share the contradiction: |s_e| + |s_box| of the closest point.
+    sol = nbqp.solve_batch(np.eye(N), x, np.ones((1, N)), [-1.0], lb=0.0, settings=CLOSEST)
+    norms = np.linalg.norm(sol.s_e, axis=1) + np.linalg.norm(sol.s_box, axis=1)
+    assert float(layer.losses[0]) == pytest.approx(0.5 * norms.mean(), rel=1e-5)
+    model = keras.Sequential([keras.Input((N,)), layer])
+    model.compile(keras.optimizers.Adam(0.2), lambda truth, output: 0.0 * output)
+    losses = model.fit(x, x, epochs=30, verbose=0).history["loss"]
+    assert losses[0] > 0.1
+    assert losses[-1] == pytest.approx(0.0, abs=1e-6)
+    assert layer.learned["b"].numpy()[0] >= -1e-6

@@ -256,3 +256,48 @@ def test_tensorflow_still_finds_the_ops_by_their_fixed_names() -> None:
 def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(nbqp.QPError, match=message):
         solve_qp(**{**problem(), **change})
+
+
+def mixed() -> dict[str, np.ndarray]:
+    """Of four samples the odd ones have no feasible point: u below what x >= 0 allows."""
+    rng = np.random.default_rng(5)
+    C = rng.random((4, 2, 5)) + 0.1
+    u = np.where(np.arange(4)[:, None] % 2 == 0, 1.0, -1.0) * np.ones((4, 2))
+    return {"H": np.eye(5), "g": rng.standard_normal((4, 5)), "C": C, "u": u, "lb": np.zeros(5)}
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_gradients_of_shifts_agree_with_nbqp(mode: str) -> None:
+    data = mixed()
+    closest = nbqp.Settings(eps_abs=1e-10, primal_infeasibility_solving=True)
+    weights = [np.random.default_rng(6).standard_normal(s) for s in ((4, 5), (4, 2), (4, 5))]
+
+    def gradient(data: dict[str, Any]) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(data)
+            out = solve_qp(**data, settings=closest)
+            parts = zip(weights, (out.x, out.s_i, out.s_box), strict=True)
+            value = tf.add_n([tf.reduce_sum(w * part) for w, part in parts])
+        return tape.gradient(value, data)
+
+    tensors = {name: tf.constant(value) for name, value in data.items()}
+    ours = (gradient if mode == "eager" else tf.function(gradient))(tensors)
+    sol = nbqp.solve_batch(**data, settings=closest)
+    assert {s.name for s in sol.status} == {"SOLVED", "SOLVED_CLOSEST_PRIMAL_FEASIBLE"}
+    names = ("dL_dx", "dL_ds_i", "dL_ds_box")
+    expected = nbqp.vjp(sol, **dict(zip(names, weights, strict=True)))
+    for name in data:
+        np.testing.assert_allclose(ours[name], getattr(expected, f"dL_d{name}"), atol=1e-8)
+
+
+def test_second_derivatives_of_a_closest_feasible_qp_are_refused() -> None:
+    data = {name: tf.constant(value) for name, value in mixed().items()}
+    closest = nbqp.Settings(primal_infeasibility_solving=True)
+    with tf.GradientTape() as outer:
+        outer.watch(data)
+        with tf.GradientTape() as inner:
+            inner.watch(data)
+            value = tf.reduce_sum(solve_qp(**data, settings=closest).x ** 2)
+        first = inner.gradient(value, data["g"])
+    with pytest.raises(nbqp.UnsolvedError, match="second derivatives"):
+        outer.gradient(first, data["g"])
