@@ -43,7 +43,7 @@ class Problem:
 
     g and target are (batch, n); the batch shares the other data. Absent are H as None (an LP),
     rows of C by shape (0, n), sides by infinity. The loss is sum((x - target)^2), its gradients
-    are those with respect to g, A and b.
+    are those with respect to g, A and b. closest: the closest feasible QP is asked for.
     """
 
     H: Floats | None
@@ -56,6 +56,7 @@ class Problem:
     lb: Floats
     ub: Floats
     target: Floats
+    closest: bool = False
 
     @property
     def hessian(self) -> Floats:
@@ -106,7 +107,7 @@ class TensorFlowLayer:
         tf.config.threading.set_inter_op_parallelism_threads(1)
         from tf_layer import solve_qp
 
-        settings = nbqp.Settings(eps_abs=eps)
+        settings = nbqp.Settings(eps_abs=eps, primal_infeasibility_solving=problem.closest)
         constants: dict[str, Any] = {"H": problem.H, "lb": problem.lb, "ub": problem.ub}
         if len(problem.C):
             constants |= {"C": problem.C, "l": problem.l, "u": problem.u}
@@ -214,7 +215,7 @@ def proxsuite_layer(problem: Problem, eps: float) -> Peer:
             qp.settings.eps_duality_gap_abs = eps
             return qp
 
-    layer = QPFunction(eps=eps, eps_backward=eps)
+    layer = QPFunction(eps=eps, eps_backward=eps, structural_feasibility=not problem.closest)
     rows = problem.rows
     H, G = torch.tensor(problem.hessian), torch.tensor(rows.G)
     lower, upper = (
@@ -224,13 +225,15 @@ def proxsuite_layer(problem: Problem, eps: float) -> Peer:
     def solve(g: Any, A: Any, b: Any) -> tuple[Any, Callable[[], Point]]:
         with mock.patch.object(proxqp.dense, "BatchQP", StrictBatchQP):
             out = layer(H, g, A, b, G, lower, upper)
-        return out[0], lambda: Point(*(part.detach().numpy() for part in out))
+        return out[0], lambda: Point(*(part.detach().numpy() for part in out[:3]))
 
     return TorchLayer(torch, problem, solve)
 
 
 def qpth_layer(problem: Problem, eps: float) -> Peer:
     """Build OptNet (Amos & Kolter 2017), with a one-sided row for each finite side."""
+    if problem.closest:
+        raise NotImplementedError("has no closest feasible QPs")
     torch = _import_torch()
     from qpth.qp import QPFunction
 
@@ -276,7 +279,7 @@ PEERS = {
         "QPLayer in float64; bounds as inequality rows, since its backward pass crashes on boxes; "
         f"set from outside: eps_primal_inf = {PROXSUITE_EPS_PRIMAL_INF:g}, since the default 1e-4 "
         "calls feasible LPs infeasible, and the duality gap counts, as for nbqp; "
-        "eps_backward = eps_abs.",
+        "eps_backward = eps_abs; structural_feasibility=False for the closest feasible QP.",
     ),
     "OptNet": PeerEntry(
         qpth_layer,

@@ -53,7 +53,8 @@ FINISH_STEPS = 10
 LAST_STEPS = 60
 # Newton steps that a warm start may take before the smoothed phase starts afresh.
 WARM_STEPS = 40
-# Newton steps that the closest feasible QP may take before the feasible one is tried.
+# Newton steps that the QP as given, and then the closest feasible one, may take at first.
+FEASIBLE_STEPS = 60
 CLOSEST_STEPS = 300
 
 
@@ -313,7 +314,32 @@ def solve_range(
             it.z[:] = 0.0
         shift.e[:] = 0.0
         shift.s[:] = 0.0
-        if options.closest:
+        given = not options.closest
+        if options.closest and len(warm.x) == 0 and options.method != SEMISMOOTH:
+            # Most samples of a batch may be feasible, which the smoothed phase finds out sooner.
+            limits.max_steps[0] = min(options.max_iter, FEASIBLE_STEPS)
+            code = _smoothed_then_semismooth(
+                pattern,
+                factor,
+                entries,
+                problem,
+                it,
+                best,
+                centre,
+                saved,
+                step,
+                barrier,
+                system,
+                work,
+                aim,
+                limits,
+            )
+            it.x[:] = 0.0
+            it.y[:] = 0.0
+            it.z[:] = 0.0
+        if options.closest and (
+            code == STALLED or code == OUT_OF_STEPS or code == PRIMAL_INFEASIBLE
+        ):
             limits.max_steps[0] = min(options.max_iter, CLOSEST_STEPS)
             code = run_closest(
                 pattern,
@@ -333,8 +359,10 @@ def solve_range(
                 limits,
             )
             copy_point(it, best)
-            limits.max_steps[0] = options.max_iter
-        if not options.closest or code == STALLED or code == OUT_OF_STEPS:
+            given = code == STALLED or code == OUT_OF_STEPS
+        limits.max_steps[0] = options.max_iter
+        if given:
+            work.best_score[0] = np.inf
             code = _solve_feasible(
                 pattern,
                 factor,
