@@ -63,17 +63,19 @@ NULL_ELSEWHERE = 2
 
 # Regularisation of the scaled matrix, and the residual (relative to the right-hand side) at which
 # refinement against the matrix without it ends, or has to end.
-RHO = 1e-8
-MU = 1e-8
+REGULARISATION = 1e-8
+# Dependent rows leave pivots of the size of mu beside terms 1 / rho: the product has to stand out
+# of the rounding.
+REGULARISATION_DEPENDENT = 1e-6
 REFINED = 1e-14
 ACCEPTED = 1e-9
 REFINEMENTS = 12
 # The share of a null vector outside V that counts as none.
 NEGLIGIBLE = 1e-4
 # The weight of the proximal term for b4, the proximal steps, and their relative size at the end.
-PROXIMAL = 1e-8
+PROXIMAL = 1e-6
 PROXIMAL_STEPS = 20
-SETTLED = 1e-11
+SETTLED = 1e-9
 
 
 @kernel
@@ -135,6 +137,25 @@ def _active(side):
 
 
 @kernel
+def _factor_kkt(pattern, factor, entries, problem, side, side_box, rho, system):
+    """Factorise the KKT matrix of the active set with rho and -rho on its diagonal.
+
+    Returns whether all pivots had their signs.
+    """
+    n_in = pattern.n_in
+    w = system.w
+    system.rho[0] = rho
+    system.mu_e[:] = rho
+    for i in range(n_in):
+        w[i] = rho if _active(side[i]) else np.inf
+    for j in range(pattern.n):
+        w[n_in + j] = 1.0 / DECOUPLED if _active(side_box[j]) else np.inf
+    replaced = system.counts[2]
+    factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
+    return system.counts[2] == replaced
+
+
+@kernel
 def _find_null_vector(pattern, factor, problem, side, side_box, system):
     """Which null vectors K has beside its regularisation R.
 
@@ -149,6 +170,7 @@ def _find_null_vector(pattern, factor, problem, side, side_box, system):
     dy = system.dy
     dz = system.dz
     e1 = system.e1
+    rho = system.rho[0]
     state = 0.5
     for j in range(n):
         state = (state + 0.6180339887498949) % 1.0
@@ -164,12 +186,12 @@ def _find_null_vector(pattern, factor, problem, side, side_box, system):
     previous = 1.0
     for _ in range(2):
         for j in range(n):
-            system.r1[j] = 0.0 if w[n_in + j] < DECOUPLED else RHO * dx[j]
+            system.r1[j] = 0.0 if w[n_in + j] < DECOUPLED else rho * dx[j]
             system.r3[n_in + j] = 0.0
         for i in range(n_eq):
-            system.r2[i] = -MU * dy[i]
+            system.r2[i] = -rho * dy[i]
         for i in range(n_in):
-            system.r3[i] = -MU * dz[i] if w[i] < DECOUPLED else 0.0
+            system.r3[i] = -rho * dz[i] if w[i] < DECOUPLED else 0.0
         solve_regularised(pattern, factor, system)
         previous = size
         size = largest(dy)
@@ -331,21 +353,20 @@ def solve_kkt_range(
         c = scale_cost(pattern, H, zero, D)
         scale_matrices(pattern, H, A, C, c, problem)
         set_units(pattern, problem)
-        system.rho[0] = RHO
-        system.mu_e[:] = MU
         for i in range(n_in):
-            system.w[i] = MU if _active(side[k, i]) else np.inf
             r_V[i] = r_s.s_i[k, i] if _shifted(side[k, i]) else 0.0
         for j in range(n):
-            system.w[n_in + j] = 1.0 / DECOUPLED if _active(side_box[k, j]) else np.inf
             r_x[j] = r.x[k, j]
             if _shifted(side_box[k, j]):
                 r_x[j] += r_s.s_box[k, j]
         add_transposed_product(pattern.Ap, pattern.Ai, A, r_s.s_e[k], r_x)
         add_transposed_product(pattern.Cp, pattern.Ci, C, r_V, r_x)
-        replaced = system.counts[2]
-        factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
-        if system.counts[2] > replaced:
+        rho = REGULARISATION_DEPENDENT if closest[k] else REGULARISATION
+        good = _factor_kkt(pattern, factor, entries, problem, side[k], side_box[k], rho, system)
+        if not good and not closest[k]:
+            rho = REGULARISATION_DEPENDENT
+            good = _factor_kkt(pattern, factor, entries, problem, side[k], side_box[k], rho, system)
+        if not good:
             continue
         null = _find_null_vector(pattern, factor, problem, side[k], side_box[k], system)
         if null == NULL_ELSEWHERE or (null == NULL_IN_V and not adjoint):
