@@ -189,7 +189,8 @@ def dense_reference(problem: Problem) -> Reference:
         [B  0 ] [yz] = [ d]            active: distance to the side < multiplier
 
     Of V, A and the rows whose side is shifted, d is the projection on the range of B_V. The guess
-    decides nothing, since the residuals of the result are checked. Then, with K (v, w) = (dL/dx, 0)
+    decides nothing but which multipliers of an infeasible QP are meant, since the residuals of the
+    result are checked. Then, with K (v, w) = (dL/dx, 0)
     and b4 = B_V^+ w_V, summed over the batch for A and b (s: shifts),
 
         dL/dg = -v,    dL/db = A b4,    dL/dA = -(y v' + A b4 x' + s_e b4').
@@ -226,12 +227,9 @@ def dense_reference(problem: Problem) -> Reference:
             x[k], y[k], z_active = np.split(found, [n, n + n_eq])
             z[k] = 0.0
             z[k, active] = z_active
-            # Multipliers may move along s, since A's_e + G's = 0, until their signs are right.
-            s_e, shift = (part[0] for part in shifts(problem, x[k : k + 1]))
-            moved = np.abs(shift) > SHIFTED
-            along = np.max(-z[k, moved] / shift[moved], initial=0.0)
-            y[k] += along * s_e * moved.any()
-            z[k] += along * shift * moved
+        if V[n_eq:].any() or np.abs(A @ x[k] - b).max() > SHIFTED:
+            # Multipliers are unique up to multiples of s: those of least norm, which count here.
+            y[k], z[k] = guess.y[k], guess.z[k]
         dL_dx = 2 * (x[k] - problem.target[k])
         v, w = np.split(
             np.linalg.lstsq(K, np.concatenate([dL_dx, np.zeros(len(B))]), rcond=RCOND)[0], [n]

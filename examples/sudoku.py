@@ -4,7 +4,8 @@ The layer maps a puzzle p, one-hot and flattened to 64 numbers, to
 
     x(p) = argmin 1/2 x'Hx - p'x   s.t.   Ax = A exp(log z0),  x >= 0
 
-and learns A, 40 x 64, and log z0 from the mean squared error to the solution. Nobody tells it the
+and learns A, 40 x 64, and log z0 from the mean squared error to the solution (`--layer learn-a`: A
+alone, with b = 1, by the closest feasible program where there is no feasible point). Nobody tells it the
 rules: they are 64 equations of rank 40 (each cell, row, column and block holds each digit once).
 The experiment is that of OptNet (Amos & Kolter, 2017), posed as in QPLayer (Bambade, Schramm,
 Taylor, Carpentier, ICLR 2024), which makes the program feasible whatever A is.

@@ -129,6 +129,32 @@ def draw_curves(
     figure.savefig(path)
 
 
+def draw_comparison(path: Path, histories: dict[str, History]) -> None:
+    """Draw the wrong boards, the violation of the constraints and the loss of several trainings."""
+    figure = Figure(figsize=(13, 4.2), dpi=150, layout="constrained")
+    panels = {
+        "test_wrong": ("test boards that break a rule", 1.0),
+        "violation": ("mean |Ax - b| over the test boards", 1e-8),
+        "test_loss": ("mean squared error of the test", 1e-6),
+    }
+    for axes, (key, (title, linear)) in zip(
+        figure.subplots(1, len(panels)), panels.items(), strict=True
+    ):
+        for (label, history), colour in zip(
+            histories.items(), (BLUE, RED, INK, GREY), strict=False
+        ):
+            epochs = range(1, len(history[key]) + 1)
+            axes.plot(epochs, history[key], "o-", color=colour, label=label, markersize=3)
+        # Linear near zero, which is the aim, and has its place on the axis.
+        axes.set_yscale("symlog", linthresh=linear)
+        axes.set(title=title, xlabel="epoch", ylim=(-0.1 * linear, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(path)
+
+
 def _plot(axes: Axes, epochs: range, history: History, lines: dict[str, tuple[str, str]]) -> None:
     for key, (label, colour) in lines.items():
         axes.plot(epochs, history[key], "o-", color=colour, label=label, markersize=4)

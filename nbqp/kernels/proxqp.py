@@ -56,6 +56,7 @@ WARM_STEPS = 40
 # Newton steps that the QP as given, and then the closest feasible one, may take at first.
 FEASIBLE_STEPS = 60
 CLOSEST_STEPS = 300
+FAR = 1e6
 
 
 @kernel
@@ -334,7 +335,8 @@ def solve_range(
                 aim,
                 limits,
             )
-            it.x[:] = 0.0
+            if not largest(it.x) < FAR:
+                it.x[:] = 0.0
             it.y[:] = 0.0
             it.z[:] = 0.0
         if options.closest and (

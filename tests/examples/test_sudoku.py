@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import nbqp
+from examples import sudoku_comparison
 from examples.sudoku import RECIPES, main
 from examples.sudoku_boards import (
     BoardsError,
@@ -58,9 +59,11 @@ def test_a_short_training_learns_and_leaves_its_files(layer: str, tmp_path: path
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     history = json.loads((tmp_path / "history.json").read_text())
     assert all(len(history[key]) == 4 for key in KEYS)
-    assert history["test_loss"][-1] < 0.7 * history["test_loss"][0]
+    # A alone learns slowly at first.
+    assert history["test_loss"][-1] < (0.95 if layer == "learn-a" else 0.7) * history["test_loss"][0]
     assert history["unsolved"] == history["test_unsolved"] == [0, 0, 0, 0]
-    assert max(history["newton_steps"]) < 13
+    # A closest feasible program takes more: infeasibility is found out first.
+    assert max(history["newton_steps"]) < (50 if layer == "learn-a" else 13)
     assert min(history["test_differs"]) <= max(history["test_differs"]) <= 1000
     predictions = np.load(tmp_path / "predictions.npy")
     assert predictions.shape == (1000, 4, 4, 4)
@@ -121,3 +124,12 @@ def test_the_true_rules_solve_a_thousand_boards(curvature: float) -> None:
     assert {status.name for status in sol.status} == {"SOLVED"}
     answers = sol.x.reshape(-1, 4, 4, 4).argmax(axis=3)
     assert (answers == solutions.argmax(axis=3)).all()
+
+
+def test_the_comparison_trains_all_layers_and_draws_them(tmp_path: pathlib.Path) -> None:
+    arguments = ["--epochs", "1", "--boards", "60", "--out", str(tmp_path)]
+    assert sudoku_comparison.main(arguments) == 0
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    for layer in RECIPES:
+        history = json.loads((tmp_path / layer / "history.json").read_text())
+        assert len(history["violation"]) == 1
