@@ -42,7 +42,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         The history as JSON, a list over the epochs for each key: `train_loss` and `test_loss`,
         mean squared errors; `test_wrong` and `test_differs`, numbers of test boards; `newton_steps`,
         the mean of a training sample; `seconds` of training, the test left out; `violation`, the
-        mean of |Ax - b| over the test boards; `unsolved` and `test_unsolved`, numbers of samples.
+        mean of |s_e| = |Ax - b| over the test boards (0 where within the tolerance); `unsolved` and `test_unsolved`, numbers of samples.
     progress
         Of `training_progress`.
     tests

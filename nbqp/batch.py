@@ -15,7 +15,7 @@ from nbqp.kernels.residuals import batch_residuals
 from nbqp.kernels.status import NONCONVEX
 from nbqp.kernels.structure import Floats, Ints
 from nbqp.problem import QP, Matrix, Vector
-from nbqp.settings import Settings
+from nbqp.settings import Settings, to_settings
 from nbqp.solution import Certificate, Status
 
 
@@ -61,7 +61,7 @@ class BatchSolution:
         return np.where(qp.invalid[:, None], np.nan, np.abs(res))
 
     def primal_residual(self) -> Floats:
-        """Per sample: max of |Ax - b|, l - Cx, Cx - u, lb - x, x - ub, from the data."""
+        """Per sample: max violation of Ax - s_e = b, l <= Cx - s_i <= u, lb <= x - s_box <= ub."""
         return self._residuals()[:, 0]
 
     def dual_residual(self) -> Floats:
@@ -117,16 +117,14 @@ def solve_batch(
     --------
     >>> import numpy as np, nbqp
     >>> sol = nbqp.solve_batch(np.eye(2), np.array([[-1.0, 1.0], [-2.0, -3.0]]), lb=0.0)
-    >>> sol.x
+    >>> sol.x.round(6)
     array([[1., 0.],
            [2., 3.]])
     """
-    settings = settings if settings is not None else Settings()
+    settings = to_settings(settings)
     qp = QP(H, g, A, b, C, l, u, lb, ub, batch=True)
     analysis = analyse_qp(qp)
     sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
-    if isinstance(warm_start, BatchSolution):
-        warm_start = (warm_start.x, warm_start.y, warm_start.z, warm_start.z_box)
     warm = to_warm_start(warm_start, sizes, qp.batch)
     nonconvex = find_nonconvex(qp, analysis, threads)
     out, run_time = run_solves(qp, analysis, settings, warm, threads, {NONCONVEX: nonconvex})

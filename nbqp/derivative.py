@@ -30,7 +30,7 @@ import scipy.sparse
 
 from nbqp.analysis import analyse_qp
 from nbqp.batch import BatchSolution
-from nbqp.errors import SettingsError, ShapeError, UnsolvedError
+from nbqp.errors import DataError, SettingsError, ShapeError, UnsolvedError
 from nbqp.execution import shared_or_own_scaling
 from nbqp.kernels.adjoint import (
     BOTH,
@@ -204,6 +204,11 @@ def solve_kkt(
     return found
 
 
+def _require_finite(name: str, array: Any) -> None:
+    if not np.isfinite(array).all():
+        raise DataError(f"{name}: expected finite entries, got NaN or infinite ones.")
+
+
 DIFFERENTIABLE = (Status.SOLVED, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
 """The statuses that come with a derivative."""
 
@@ -278,8 +283,7 @@ class _Linearised:
             if array.shape != shape:
                 raise ShapeError(f"{name}: expected shape {shape}, got {array.shape}.")
             part = np.where(self.failed[:, None], 0.0, -array.reshape(like.shape))
-            if not np.isfinite(part).all():
-                raise ShapeError(f"{name}: expected finite entries, got NaN or infinite ones.")
+            _require_finite(name, part)
             parts.append(part)
         return parts
 
@@ -379,20 +383,24 @@ def outer_products(
             return None
         if form == "scalar":
             return gradient.sum()
-        return gradient if form == "batched" else gradient.sum(axis=0)
+        if form == "batched":
+            return gradient.sum(axis=0, keepdims=True) if len(getattr(qp, name)) == 1 else gradient
+        return gradient.sum(axis=0)
 
     def matrix(name: str, left: Floats, b2: Floats, s: Floats) -> Any:
         form = qp.forms[name]
         if form is None:
             return None
-        if isinstance(form, str) and form == "batched":
+        shared = len(getattr(qp, name).values) == 1
+        if isinstance(form, str) and form == "batched" and not shared:
             return (
                 left[:, :, None] * b.x[:, None, :]
                 + b2[:, :, None] * point.x[:, None, :]
                 + s[:, :, None] * b4[:, None, :]
             )
         if isinstance(form, str):
-            return left.T @ b.x + b2.T @ point.x + s.T @ b4
+            total = left.T @ b.x + b2.T @ point.x + s.T @ b4
+            return total[None] if form == "batched" else total
         return on_pattern(form, left, b.x, b2, point.x, s, b4)
 
     return Gradients(
@@ -457,6 +465,7 @@ def jvp(
 
     def vector(name: str, value: npt.ArrayLike | None, size: int) -> Floats:
         array = np.zeros(size) if value is None else numbers(name, value)
+        _require_finite(name, array)
         try:
             return np.broadcast_to(array, (qp.batch, size))
         except ValueError:
@@ -471,6 +480,7 @@ def jvp(
         M = value if scipy.sparse.issparse(value) else numbers(name, value)
         if M.shape not in ((rows, qp.n), (qp.batch, rows, qp.n)):
             raise ShapeError(f"{name}: expected shape ({rows}, {qp.n}), got {M.shape}.")
+        _require_finite(name, M.data if scipy.sparse.issparse(M) else M)
         if M.ndim == 3:
             product = np.einsum("kij,ki->kj" if transposed else "kij,kj->ki", M, v)
         else:

@@ -32,4 +32,4 @@ class SettingsError(QPError):
 
 
 class UnsolvedError(QPError):
-    """A solution whose status is not SOLVED has no derivative."""
+    """A sample has no solution, or one without the derivative asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,8 @@ from nbqp.kernels.proxqp import solve_range
 from nbqp.kernels.scaling import shared_scaling
 from nbqp.kernels.state import Options
 from nbqp.kernels.status import INVALID_DATA, NOT_RUN
-from nbqp.kernels.structure import Floats, Output, Point, Scaling, kernel_array
-from nbqp.problem import QP
+from nbqp.kernels.structure import Output, Point, Scaling
+from nbqp.problem import QP, numbers
 from nbqp.settings import METHODS, Settings
 from nbqp.threads import split_range, split_range_watched, thread_count
 
@@ -70,12 +71,12 @@ def shared_or_own_scaling(qp: QP) -> Scaling:
 def to_options(settings: Settings) -> Options:
     """The scalars of the settings as kernels take them."""
     return Options(
-        settings.eps_abs,
-        settings.eps_rel,
+        float(settings.eps_abs),
+        float(settings.eps_rel),
         settings.check_duality_gap,
-        settings.max_iter,
-        settings.eps_primal_inf,
-        settings.eps_dual_inf,
+        int(settings.max_iter),
+        float(settings.eps_primal_inf),
+        float(settings.eps_dual_inf),
         METHODS[settings.method],
         settings.primal_infeasibility_solving,
     )
@@ -88,7 +89,7 @@ def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
     certificate_x, certificate_y, certificate_z, certificate_z_box = (
         np.zeros((batch, size)) for size in sizes
     )
-    counts = [np.zeros(batch, dtype=np.int64) for _ in range(4)]
+    counts = [np.zeros(batch, dtype=np.int64) for _ in range(3)]
     return Output(
         x=x,
         y=y,
@@ -102,7 +103,6 @@ def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
         iter=counts[0],
         iter_ext=counts[1],
         factorizations=counts[2],
-        solves=counts[3],
         certificate_x=certificate_x,
         certificate_y=certificate_y,
         certificate_z=certificate_z,
@@ -110,22 +110,27 @@ def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
     )
 
 
-def to_warm_start(
-    point: tuple[Floats, Floats, Floats, Floats] | None,
-    sizes: tuple[int, int, int, int],
-    batch: int,
-) -> Point:
-    """Starting points (batch, size), or none."""
-    if point is None:
+def to_warm_start(start: Any, sizes: tuple[int, int, int, int], batch: int | None) -> Point:
+    """Starting points (batch, size) from a solution or from (x, y, z, z_box); none for None.
+
+    batch: None where the arrays have no batch axis.
+    """
+    if start is None:
         return Point(*(np.zeros((0, size)) for size in sizes))
+    names = ("x", "y", "z", "z_box")
+    if all(hasattr(start, name) for name in names):
+        start = tuple(getattr(start, name) for name in names)
+    if not isinstance(start, (tuple, list)) or len(start) != len(names):
+        raise ShapeError(
+            f"warm_start: expected a solution or (x, y, z, z_box), got {type(start).__name__}."
+        )
     parts = []
-    for name, part, size in zip(("x", "y", "z", "z_box"), point, sizes, strict=True):
-        array = kernel_array(part)
-        if array.shape != (batch, size):
-            raise ShapeError(
-                f"warm_start: expected {name} of shape ({batch}, {size}), got {array.shape}."
-            )
+    for name, part, size in zip(names, start, sizes, strict=True):
+        array = numbers("warm_start", part)
+        shape = (size,) if batch is None else (batch, size)
+        if array.shape != shape:
+            raise ShapeError(f"warm_start: expected {name} of shape {shape}, got {array.shape}.")
         if not np.isfinite(array).all():
             raise ShapeError(f"warm_start: expected finite {name}, got NaN or infinite entries.")
-        parts.append(array)
+        parts.append(array.reshape(1 if batch is None else batch, size))
     return Point(*parts)

@@ -102,7 +102,10 @@ class SparseMatrix:
 
 def numbers(name: str, value: Any) -> Floats:
     """A float64 array of what the user gave, or a `ShapeError`."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # nested sequences of unequal lengths
+        raise ShapeError(f"{name}: expected an array of numbers, got {error}.") from None
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"{name}: expected real numbers, got dtype {array.dtype}.")
     return kernel_array(array)
@@ -307,20 +310,19 @@ class QP:
             self.ub,
         )
 
-    def require_pattern(self, other: QP) -> None:
-        """Raise `PatternError` unless `other` has this problem's sizes and patterns."""
-        for name in ("H", "A", "C"):
-            mine, its = getattr(self, name), getattr(other, name)
-            if (
-                mine.shape != its.shape
-                or not np.array_equal(mine.p, its.p)
-                or not np.array_equal(mine.i, its.i)
-            ):
-                raise PatternError(
-                    f"{name}: expected the pattern that the solver was made for "
-                    f"({mine.shape} with {len(mine.i)} entries), got another one "
-                    f"({its.shape} with {len(its.i)} entries)."
-                )
+    def require_pattern(self, name: str, other: QP) -> None:
+        """Raise `PatternError` unless a matrix of `other` has this problem's size and pattern."""
+        mine, its = getattr(self, name), getattr(other, name)
+        if (
+            mine.shape != its.shape
+            or not np.array_equal(mine.p, its.p)
+            or not np.array_equal(mine.i, its.i)
+        ):
+            raise PatternError(
+                f"{name}: expected the pattern that the solver was made for "
+                f"({mine.shape} with {len(mine.i)} entries), got another one "
+                f"({its.shape} with {len(its.i)} entries)."
+            )
 
 
 def _with_symmetric_pattern(H: SparseMatrix) -> SparseMatrix:

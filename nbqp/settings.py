@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
 
 from nbqp.errors import SettingsError
 from nbqp.kernels.proxqp import AUTO, SEMISMOOTH, SMOOTHED
@@ -58,22 +61,35 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("eps_abs", "eps_primal_inf", "eps_dual_inf"):
-            value = getattr(self, name)
-            if not (0.0 < value < math.inf):
-                raise SettingsError(f"Settings.{name}: expected a positive number, got {value!r}.")
-        if not (0.0 <= self.eps_rel < math.inf):
-            raise SettingsError(
-                f"Settings.eps_rel: expected a number of at least 0, got {self.eps_rel!r}."
-            )
-        if self.max_iter < 1:
-            raise SettingsError(
-                f"Settings.max_iter: expected an integer of at least 1, got {self.max_iter!r}."
-            )
-        if not self.time_limit > 0.0:
-            raise SettingsError(
-                f"Settings.time_limit: expected a positive number, got {self.time_limit!r}."
-            )
-        if self.method not in METHODS:
-            raise SettingsError(
-                f"Settings.method: expected one of {', '.join(METHODS)}, got {self.method!r}."
-            )
+            self._require(name, "a positive number", lambda v: _real(v) and 0.0 < v < math.inf)
+        self._require(
+            "eps_rel", "a number of at least 0", lambda v: _real(v) and 0.0 <= v < math.inf
+        )
+        self._require(
+            "max_iter",
+            "an integer from 1 to 2^62",
+            lambda v: isinstance(v, Integral) and not isinstance(v, bool) and 1 <= int(v) <= 2**62,
+        )
+        self._require("time_limit", "a positive number", lambda v: _real(v) and v > 0.0)
+        methods = f"one of {', '.join(METHODS)}"
+        self._require("method", methods, lambda v: isinstance(v, str) and v in METHODS)
+        for name in ("primal_infeasibility_solving", "check_duality_gap", "verbose"):
+            self._require(name, "True or False", lambda v: isinstance(v, bool))
+
+    def _require(self, name: str, expected: str, good: Callable[[Any], bool]) -> None:
+        value = getattr(self, name)
+        if not good(value):
+            raise SettingsError(f"Settings.{name}: expected {expected}, got {value!r}.")
+
+
+def to_settings(settings: Settings | None) -> Settings:
+    """The settings given, or the defaults for None."""
+    if settings is None:
+        return Settings()
+    if not isinstance(settings, Settings):
+        raise SettingsError(f"settings: expected Settings, got {type(settings).__name__}.")
+    return settings
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

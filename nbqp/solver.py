@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from nbqp.analysis import Analysis, analyse_qp
 from nbqp.convexity import find_nonconvex
@@ -13,7 +14,7 @@ from nbqp.execution import run_solves, to_warm_start
 from nbqp.kernels.status import DUAL_INFEASIBLE, PRIMAL_INFEASIBLE
 from nbqp.kernels.structure import Floats
 from nbqp.problem import QP, Matrix, Vector
-from nbqp.settings import Settings
+from nbqp.settings import Settings, to_settings
 from nbqp.solution import Certificate, Info, Solution, Status
 
 WarmStartLike = Solution | tuple[Floats, Floats, Floats, Floats]
@@ -33,10 +34,10 @@ class Solver:
     --------
     >>> import numpy as np, nbqp
     >>> solver = nbqp.Solver(np.eye(2), np.array([-1.0, 1.0]), lb=0.0)
-    >>> solver.solve().x
+    >>> solver.solve().x.round(6)
     array([1., 0.])
     >>> solver.update(g=np.array([-2.0, -3.0]))
-    >>> solver.solve().x
+    >>> solver.solve().x.round(6)
     array([2., 3.])
     """
 
@@ -54,7 +55,7 @@ class Solver:
         *,
         settings: Settings | None = None,
     ) -> None:
-        self.settings = settings if settings is not None else Settings()
+        self.settings = to_settings(settings)
         self._arguments: dict[str, Any] = {
             "H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub,
         }  # fmt: skip
@@ -92,8 +93,8 @@ class Solver:
         for name in ("H", "A", "C"):
             mine, its = getattr(self.problem, name), getattr(problem, name)
             same = np.array_equal(mine.p, its.p) and np.array_equal(mine.i, its.i)
-            if not same and hasattr(arguments[name], "tocsc"):
-                self.problem.require_pattern(problem)
+            if not same and scipy.sparse.issparse(arguments[name]):
+                self.problem.require_pattern(name, problem)
             anew = anew or not same
         analysis = analyse_qp(problem) if anew else self._analysis
         if "H" in data:
@@ -105,13 +106,7 @@ class Solver:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given."""
         qp = self.problem
         sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
-        if isinstance(warm_start, Solution):
-            warm_start = (warm_start.x, warm_start.y, warm_start.z, warm_start.z_box)
-        point = None
-        if warm_start is not None:
-            x, y, z, z_box = (np.asarray(part)[None] for part in warm_start)
-            point = (x, y, z, z_box)
-        warm = to_warm_start(point, sizes, 1)
+        warm = to_warm_start(warm_start, sizes, None)
         out, run_time = run_solves(qp, self._analysis, self.settings, warm, threads=1)
         code = int(out.status[0])
         certificate = None

@@ -24,7 +24,7 @@ class Input:
     --------
     >>> from tf_layer import Input, QPLayer
     >>> layer = QPLayer(H=[[1.0]], C=[[1.0]], u=Input())
-    >>> layer({"g": [[-2.0]], "u": [[1.0]]}).numpy()
+    >>> layer({"g": [[-2.0]], "u": [[1.0]]}).numpy().round(4)
     array([[1.]], dtype=float32)
     """
 

@@ -75,7 +75,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
     >>> from tf_layer import Learned, QPLayer
     >>> layer = QPLayer(H=np.eye(3), A=Learned((1, 3), "ones"), lb=0.0, feasible=True)
     >>> layer(np.array([[-1.0, 0.0, 1.0]])).numpy().round(4)
-    array([[2. , 1. , 0. ]], dtype=float32)
+    array([[2., 1., 0.]], dtype=float32)
     """
 
     def __init__(
@@ -140,6 +140,10 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
                     )
         if data["A"] is not None and data["b"] is None and not self.feasible:
             raise nbqp.ShapeError("b: expected a vector, as A is given, got None.")
+        if self.feasible and isinstance(data["C"], Input):
+            raise nbqp.SettingsError(
+                "C: expected Learned or an array, as feasible=True makes u for its rows, got Input."
+            )
         if self.feasible and (
             data["ub"] is not None
             or isinstance(data["lb"], (Input, Learned))

@@ -123,6 +123,10 @@ def solve_qp(
         for name, value in given.items()
         if value is not None and name not in sparse
     }
+    if "H" in dense and dense["H"].dtype != DOUBLE:
+        # Symmetric to within the rounding of its own dtype, which the cast below would hide.
+        H = tf.cast(dense["H"], DOUBLE)
+        dense["H"] = 0.5 * (H + tf.linalg.matrix_transpose(H))
     dtype = dense["g"].dtype if dense["g"].dtype.is_floating else DOUBLE
     n = dense["g"].shape[-1]
     if n is None:
@@ -267,10 +271,13 @@ def _matrix_gradients(
 
 
 def _summed(gradient: Any, tensor: Any) -> Any:
-    """The gradient of a vector that the batch shares is the sum over the batch."""
-    if gradient.shape.rank == tensor.shape.rank:
-        return gradient
-    return tf.reduce_sum(gradient, axis=0)
+    """The gradient of a datum that the batch shares is the sum over the batch.
+
+    A batch axis of 1 is shared by a larger batch, too.
+    """
+    if gradient.shape.rank > tensor.shape.rank:
+        return tf.reduce_sum(gradient, axis=0)
+    return tf.reduce_sum(gradient, axis=0, keepdims=True) if tensor.shape[0] == 1 else gradient
 
 
 def _kkt_solution(
@@ -306,7 +313,7 @@ def _kkt_solution(
             s = found[:4]
             given = dict(zip(names, matrices, strict=True))
             by_name = _matrix_gradients(given, [-part for part in s], w[:3])
-            return [*s, *no_shifts, *(by_name[name] for name in names)]
+            return [*s, *no_shifts, *(_summed(by_name[name], given[name]) for name in names)]
 
         return w, gradient
 

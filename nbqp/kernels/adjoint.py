@@ -63,10 +63,9 @@ NULL_ELSEWHERE = 2
 
 # Regularisation of the scaled matrix, and the residual (relative to the right-hand side) at which
 # refinement against the matrix without it ends, or has to end.
-REGULARISATION = 1e-8
 # Dependent rows leave pivots of the size of mu beside terms 1 / rho: the product has to stand out
-# of the rounding.
-REGULARISATION_DEPENDENT = 1e-6
+# of the rounding, or null vectors are not told from others.
+REGULARISATION = 1e-6
 REFINED = 1e-14
 ACCEPTED = 1e-9
 REFINEMENTS = 12
@@ -137,17 +136,17 @@ def _active(side):
 
 
 @kernel
-def _factor_kkt(pattern, factor, entries, problem, side, side_box, rho, system):
-    """Factorise the KKT matrix of the active set with rho and -rho on its diagonal.
+def _factor_kkt(pattern, factor, entries, problem, side, side_box, system):
+    """Factorise the KKT matrix of the active set with REGULARISATION, signed, on its diagonal.
 
     Returns whether all pivots had their signs.
     """
     n_in = pattern.n_in
     w = system.w
-    system.rho[0] = rho
-    system.mu_e[:] = rho
+    system.rho[0] = REGULARISATION
+    system.mu_e[:] = REGULARISATION
     for i in range(n_in):
-        w[i] = rho if _active(side[i]) else np.inf
+        w[i] = REGULARISATION if _active(side[i]) else np.inf
     for j in range(pattern.n):
         w[n_in + j] = 1.0 / DECOUPLED if _active(side_box[j]) else np.inf
     replaced = system.counts[2]
@@ -170,7 +169,6 @@ def _find_null_vector(pattern, factor, problem, side, side_box, system):
     dy = system.dy
     dz = system.dz
     e1 = system.e1
-    rho = system.rho[0]
     state = 0.5
     for j in range(n):
         state = (state + 0.6180339887498949) % 1.0
@@ -186,12 +184,12 @@ def _find_null_vector(pattern, factor, problem, side, side_box, system):
     previous = 1.0
     for _ in range(2):
         for j in range(n):
-            system.r1[j] = 0.0 if w[n_in + j] < DECOUPLED else rho * dx[j]
+            system.r1[j] = 0.0 if w[n_in + j] < DECOUPLED else REGULARISATION * dx[j]
             system.r3[n_in + j] = 0.0
         for i in range(n_eq):
-            system.r2[i] = -rho * dy[i]
+            system.r2[i] = -REGULARISATION * dy[i]
         for i in range(n_in):
-            system.r3[i] = -rho * dz[i] if w[i] < DECOUPLED else 0.0
+            system.r3[i] = -REGULARISATION * dz[i] if w[i] < DECOUPLED else 0.0
         solve_regularised(pattern, factor, system)
         previous = size
         size = largest(dy)
@@ -361,12 +359,7 @@ def solve_kkt_range(
                 r_x[j] += r_s.s_box[k, j]
         add_transposed_product(pattern.Ap, pattern.Ai, A, r_s.s_e[k], r_x)
         add_transposed_product(pattern.Cp, pattern.Ci, C, r_V, r_x)
-        rho = REGULARISATION_DEPENDENT if closest[k] else REGULARISATION
-        good = _factor_kkt(pattern, factor, entries, problem, side[k], side_box[k], rho, system)
-        if not good and not closest[k]:
-            rho = REGULARISATION_DEPENDENT
-            good = _factor_kkt(pattern, factor, entries, problem, side[k], side_box[k], rho, system)
-        if not good:
+        if not _factor_kkt(pattern, factor, entries, problem, side[k], side_box[k], system):
             continue
         null = _find_null_vector(pattern, factor, problem, side[k], side_box[k], system)
         if null == NULL_ELSEWHERE or (null == NULL_IN_V and not adjoint):

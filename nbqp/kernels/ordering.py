@@ -135,7 +135,6 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
     weight = np.ones(N, dtype=np.int64)  # size of a supervariable; 0 once merged or eliminated
     inside = np.zeros(N, dtype=np.bool_)  # in the element that is being formed
     alive = np.ones(N, dtype=np.bool_)  # has a list
-    is_element = np.zeros(N, dtype=np.bool_)
     degree = length.copy()
     place = length.copy()  # list of each variable: its degree, its own supervariable included
     outside = np.zeros(N, dtype=np.int64)  # |Le \ Lme| of elements, where seen == stamp
@@ -201,7 +200,6 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
         done += weight[me]
         start[me] = begin
         length[me] = used - begin
-        is_element[me] = True
         size = 0
         for p in range(begin, used):
             size += weight[lists[p]]

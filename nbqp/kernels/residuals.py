@@ -1,4 +1,4 @@
-"""Residuals, duality gap and certificates, always measured in the user's units.
+"""Residuals and duality gap, always measured in the user's units.
 
 With r_d = Hx + g + A'y + M'z, e = Ax - b and the distance of v = Mx to the side that z holds on to,
 

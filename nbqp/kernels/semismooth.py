@@ -398,7 +398,7 @@ def run_semismooth(
 ):
     """Outer steps from `it` until its residuals are within tolerance.
 
-    mu, rho: the first penalties. it, best (the best iterate so far), work.res, work.best_res:
+    mu, rho: the first penalties. it, best (the best iterate so far), work.res:
     overwritten. Returns a code of `status`.
     """
     system_rho = system.rho
@@ -480,7 +480,6 @@ def keep_best(it, best, work):
             score = ratio
     if score < best_score[0]:
         best_score[0] = score
-        copy(res, work.best_res)
         copy_point(it, best)
         return True
     return False

@@ -131,7 +131,6 @@ class Work:
     y_ref: Floats  # (n_eq,)
     z_ref: Floats  # (m,)
     res: Floats  # (3,) primal, dual, gap
-    best_res: Floats  # (3,)
     best_score: Floats  # (1,)
     tol: Floats  # (3,)
 
@@ -248,7 +247,6 @@ def new_work(pattern):
         np.zeros(n_eq + m),
         np.zeros(n_eq),
         np.zeros(m),
-        np.zeros(3),
         np.zeros(3),
         np.zeros(1),
         np.zeros(3),

@@ -100,7 +100,6 @@ class Output(NamedTuple):
     iter: Ints
     iter_ext: Ints
     factorizations: Ints
-    solves: Ints
     certificate_x: Floats
     certificate_y: Floats
     certificate_z: Floats

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -32,7 +33,13 @@ GOOD: dict[str, Any] = {
         ({"H": np.array([[1.0, 2.0], [0.0, 1.0]])}, nbqp.SymmetryError, "H: expected a symmetric"),
         ({"H": np.array([[np.inf, 0.0], [0.0, 1.0]])}, nbqp.DataError, "H: expected finite"),
         ({"H": np.array([[None, 0], [0, 1]])}, nbqp.ShapeError, "H: expected real numbers"),
+        ({"H": [[1.0, 2.0], [3.0]]}, nbqp.ShapeError, "H: expected an array of numbers"),
         ({"H": sp.csc_array(np.eye(3))}, nbqp.ShapeError, "H: expected 2 columns"),
+        (
+            {"settings": {"eps_abs": 1.0}},
+            nbqp.SettingsError,
+            "settings: expected Settings, got dict",
+        ),
         ({"A": sp.coo_array(np.ones(2))}, nbqp.ShapeError, "A: expected a matrix"),
         ({"g": None}, nbqp.ShapeError, "g: expected a vector"),
         ({"g": np.array([np.nan, 0.0])}, nbqp.DataError, "g: expected finite"),
@@ -54,7 +61,18 @@ def test_bad_data_are_named(bad: dict[str, Any], kind: type[Exception], words: s
 
 @pytest.mark.parametrize(
     "setting",
-    [{"eps_abs": 0.0}, {"eps_rel": -1.0}, {"max_iter": 0}, {"method": "magic"}],
+    [
+        {"eps_abs": 0.0},
+        {"eps_abs": "small"},
+        {"eps_rel": -1.0},
+        {"max_iter": 0},
+        {"max_iter": 1.5},
+        {"max_iter": 10**30},
+        {"time_limit": "1"},
+        {"method": "magic"},
+        {"method": ["auto"]},
+        {"check_duality_gap": "no"},
+    ],
 )
 def test_bad_settings_are_named(setting: dict[str, Any]) -> None:
     with pytest.raises(nbqp.SettingsError, match=next(iter(setting))):
@@ -98,6 +116,7 @@ def test_no_kernel_is_compiled_twice_whatever_the_layout_of_the_arrays() -> None
         nbqp.jvp(sol, dg=arrays[1])
         nbqp.solve_batch(**dict(zip(data, arrays, strict=False)), warm_start=sol)
     counts = compiled_entries()
+    assert counts or numba.config.DISABLE_JIT
     assert max(counts.values(), default=0) <= 1, counts
 
 
@@ -108,3 +127,18 @@ def test_arrays_may_change_after_a_solve() -> None:
     sol = solver.solve()
     np.testing.assert_allclose(sol.x, [0.5, -2.0], atol=1e-8)
     assert sol.dual_residual() < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("abc", r"warm_start: expected a solution or \(x, y, z, z_box\), got str"),
+        ((np.zeros(2),), r"warm_start: expected a solution or \(x, y, z, z_box\), got tuple"),
+        ((np.zeros(3), [], [], np.zeros(2)), r"warm_start: expected x of shape \(2,\)"),
+        ((np.full(2, np.nan), [], [], np.zeros(2)), "warm_start: expected finite x"),
+        (nbqp.solve_batch(np.eye(2), np.ones((3, 2))), r"warm_start: expected x of shape \(2,\)"),
+    ],
+)
+def test_bad_warm_starts_are_named(start: Any, words: str) -> None:
+    with pytest.raises(nbqp.QPError, match=words):
+        nbqp.solve_qp(np.eye(2), np.ones(2), warm_start=start)

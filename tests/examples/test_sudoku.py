@@ -60,7 +60,9 @@ def test_a_short_training_learns_and_leaves_its_files(layer: str, tmp_path: path
     history = json.loads((tmp_path / "history.json").read_text())
     assert all(len(history[key]) == 4 for key in KEYS)
     # A alone learns slowly at first.
-    assert history["test_loss"][-1] < (0.95 if layer == "learn-a" else 0.7) * history["test_loss"][0]
+    assert (
+        history["test_loss"][-1] < (0.95 if layer == "learn-a" else 0.7) * history["test_loss"][0]
+    )
     assert history["unsolved"] == history["test_unsolved"] == [0, 0, 0, 0]
     # A closest feasible program takes more: infeasibility is found out first.
     assert max(history["newton_steps"]) < (50 if layer == "learn-a" else 13)

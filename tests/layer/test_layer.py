@@ -47,7 +47,8 @@ def test_a_layer_trains_saves_and_loads(name: str, tmp_path: pathlib.Path) -> No
     before = model.get_weights()
     history = model.fit(x, np.abs(x), batch_size=24, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    assert any((w != b).any() for w, b in zip(model.get_weights(), before, strict=True))
+    moved = [(w != b).any() for w, b in zip(model.get_weights(), before, strict=True)]
+    assert all(moved), [weight.path for weight in model.weights]
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(
@@ -118,6 +119,7 @@ def test_an_exported_model_answers_in_a_fresh_process(tmp_path: pathlib.Path) ->
         ({"b": np.ones(2)}, "A: expected a matrix, as b is given"),
         ({"A": np.eye(2, N), "b": 1.0, "feasible": True}, "b: expected None, as feasible"),
         ({"A": np.eye(2, N), "lb": 1.0, "feasible": True}, "lb, ub: expected lb <= 0"),
+        ({"C": Input(), "feasible": True}, "C: expected Learned or an array"),
         ({"g": None}, "g: expected Input"),
         ({"g": np.ones(2)}, "g: expected an Input where"),
         ({"H": "identity"}, "H: expected None, numbers, Learned or Input, got str"),

@@ -301,3 +301,20 @@ def test_second_derivatives_of_a_closest_feasible_qp_are_refused() -> None:
         first = inner.gradient(value, data["g"])
     with pytest.raises(nbqp.UnsolvedError, match="second derivatives"):
         outer.gradient(first, data["g"])
+
+
+def test_a_batch_axis_of_one_is_shared_and_keeps_its_shape() -> None:
+    b, H = tf.Variable([[1.0]]), tf.Variable(tf.eye(2)[tf.newaxis])
+    with tf.GradientTape() as tape:
+        x = solve_qp(H, tf.ones((3, 2)), tf.ones((1, 2)), b).x
+        value = tf.reduce_sum(x * tf.constant([[1.0, 2.0]]))
+    dH, db = tape.gradient(value, (H, b))
+    assert db.shape == b.shape
+    assert dH.shape == H.shape
+    np.testing.assert_allclose(db, [[4.5]], atol=1e-5)
+
+
+def test_symmetry_is_judged_in_the_dtype_of_h() -> None:
+    H = np.array([[1.0, 0.1], [0.1 * (1 + 1e-7), 1.0]], dtype=np.float32)
+    x = solve_qp(tf.constant(H), tf.ones(2)).x
+    np.testing.assert_allclose(x, np.linalg.solve(H, -np.ones(2)), atol=1e-5)
