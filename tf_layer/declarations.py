@@ -22,9 +22,10 @@ class Input:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from tf_layer import Input, QPLayer
     >>> layer = QPLayer(H=[[1.0]], C=[[1.0]], u=Input())
-    >>> layer({"g": [[-2.0]], "u": [[1.0]]}).numpy().round(4)
+    >>> layer({"g": np.array([[-2.0]]), "u": np.array([[1.0]])}).numpy().round(4)
     array([[1.]], dtype=float32)
     """
 

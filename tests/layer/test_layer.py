@@ -44,11 +44,11 @@ def test_a_layer_trains_saves_and_loads(name: str, tmp_path: pathlib.Path) -> No
     model = keras.Model(inputs, outputs)
     model.compile("adam", "mse")
     x = features()
-    before = model.get_weights()
+    before = layer.get_weights()
     history = model.fit(x, np.abs(x), batch_size=24, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    moved = [(w != b).any() for w, b in zip(model.get_weights(), before, strict=True)]
-    assert all(moved), [weight.path for weight in model.weights]
+    moved = [(w != b).any() for w, b in zip(layer.get_weights(), before, strict=True)]
+    assert all(moved), [weight.path for weight in layer.weights]
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(
