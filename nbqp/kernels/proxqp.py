@@ -7,7 +7,7 @@ import numpy as np
 from nbqp.kernels.closest import largest_pull, run_closest, unscale_shift
 from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.residuals import exact_residuals, set_tolerances
+from nbqp.kernels.residuals import exact_residuals, set_tolerances, update_products
 from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
 from nbqp.kernels.smoothed import run_smoothed, start_smoothed
@@ -353,6 +353,9 @@ def solve_range(
             it.x[:] = 0.0
             it.y[:] = 0.0
             it.z[:] = 0.0
+        # Whatever fails before its first iterate has been measured returns its own start.
+        update_products(pattern, problem, it)
+        copy_point(it, best)
         shift.e[:] = 0.0
         shift.s[:] = 0.0
         given = not options.closest

@@ -112,3 +112,14 @@ def test_an_empty_batch_is_no_error() -> None:
 def test_a_batch_of_one_bad_sample_has_a_status_too() -> None:
     sol = nbqp.solve_batch(np.eye(2), np.full((1, 2), np.nan))
     assert sol.status[0] is nbqp.Status.INVALID_DATA
+
+
+@pytest.mark.parametrize("method", ["auto", "semismooth"])
+def test_a_sample_that_overflows_does_not_return_its_neighbours_solution(method: str) -> None:
+    settings = nbqp.Settings(method=method)
+    g = np.array([[-1.0, 2.0], [1e308, 1e308]])
+    sol = nbqp.solve_batch(np.eye(2), g, lb=-5.0, settings=settings)
+    alone = nbqp.solve_batch(np.eye(2), g[1:], lb=-5.0, settings=settings)
+    assert sol.status[0] is nbqp.Status.SOLVED
+    assert sol.status[1] is alone.status[0]
+    np.testing.assert_array_equal(sol.x[1], alone.x[0])
