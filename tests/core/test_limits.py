@@ -36,6 +36,8 @@ def test_a_time_limit_ends_a_batch_with_honest_statuses() -> None:
 def test_an_interrupt_ends_a_long_solve_at_once_and_leaves_the_solver_usable() -> None:
     nbqp.warmup()
     solver = nbqp.Solver(np.eye(2), np.ones(2))
+    # A shell that starts the tests in the background has them ignore SIGINT.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     start = time.perf_counter()
@@ -43,6 +45,7 @@ def test_an_interrupt_ends_a_long_solve_at_once_and_leaves_the_solver_usable() -
         nbqp.solve_batch(**long_lp(batch=2000))  # type: ignore[arg-type]
     assert time.perf_counter() - start < 2.0
     timer.join()
+    signal.signal(signal.SIGINT, handler)
     assert solver.solve().status is nbqp.Status.SOLVED
 
 
