@@ -128,9 +128,8 @@ def solve_kkt(
     closest: npt.NDArray[np.bool_],
     *,
     adjoint: bool,
-    r_4: Floats | None = None,
-    skip: npt.NDArray[np.bool_] | None = None,
-    threads: int | None = None,
+    r_4: Floats,
+    skip: npt.NDArray[np.bool_],
 ) -> Adjoint:
     """Solve the system of every sample's active set.
 
@@ -149,11 +148,9 @@ def solve_kkt(
     adjoint
         Whether the adjoint is asked for, or the directional derivative.
     r_4
-        -(dA's_e + dC's_i) (batch, n), for a directional derivative.
+        -(dA's_e + dC's_i) (batch, n), zero if `adjoint`.
     skip
         Samples (batch,) to leave at zero.
-    threads
-        At most so many; the result does not depend on it.
     """
     analysis = analyse_qp(qp)
     active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
@@ -165,8 +162,7 @@ def solve_kkt(
         Shifts(*(np.zeros_like(part) for part in r_s)),
     )
     code = np.full(qp.batch, REGULAR, dtype=np.int64)
-    if skip is not None:
-        code[skip] = SKIPPED
+    code[skip] = SKIPPED
     data = qp.data()
     scaling = shared_or_own_scaling(qp)
     mask = kernel_array(closest, np.bool_)
@@ -188,7 +184,7 @@ def solve_kkt(
             code,
         )
 
-    split_range(run, qp.batch, thread_count(qp.batch, threads))
+    split_range(run, qp.batch, thread_count(qp.batch, None))
     for k in np.flatnonzero(code == SINGULAR):
         H, A, C = (matrix.sample(int(k)) for matrix in (qp.H, qp.A, qp.C))
         system = LeastNormSystem(H, A, C, active.side[k], active.side_box[k])
@@ -196,7 +192,7 @@ def solve_kkt(
         if adjoint:
             parts, found.b4[k] = system.solve_adjoint(right, tuple(part[k] for part in r_s))
         else:
-            parts, shifts = system.solve_direction(right, r.x[k] * 0.0 if r_4 is None else r_4[k])
+            parts, shifts = system.solve_direction(right, r_4[k])
             for target, part in zip(found.shifts, shifts, strict=True):
                 target[k] = part
         for target, part in zip(found.point, parts, strict=True):
@@ -259,7 +255,7 @@ class _Linearised:
         tolerance = active_tolerance(solution)
         self.active = find_active_set(self.qp, self.point, self.shifts, tolerance)
 
-    def solve(self, r: Point, r_s: Shifts, adjoint: bool, r_4: Floats | None = None) -> Adjoint:
+    def solve(self, r: Point, r_s: Shifts, r_4: Floats, adjoint: bool) -> Adjoint:
         found = solve_kkt(
             self.qp,
             self.active,
@@ -347,8 +343,8 @@ def vjp(
     parts = at.cotangents(given)
     r, r_s = Point(*parts[:4]), Shifts(*parts[4:])
     warn_of_multipliers(at.closest, r)
-    b = at.solve(r, r_s, adjoint=True)
-    return outer_products(at.qp, at.active, at.point, at.shifts, b, at.single)
+    b = at.solve(r, r_s, np.zeros_like(r.x), adjoint=True)
+    return outer_products(at.qp, at.active, at.point, at.shifts, b)
 
 
 def side_shares(side: Ints) -> tuple[Floats, Floats]:
@@ -370,7 +366,7 @@ def on_pattern(form: Any, Y: Floats, P: Floats, Q: Floats, X: Floats, S: Floats,
 
 
 def outer_products(
-    qp: QP, active: ActiveSet, point: Point, shifts: Shifts, found: Adjoint, single: bool = False
+    qp: QP, active: ActiveSet, point: Point, shifts: Shifts, found: Adjoint
 ) -> Gradients:
     """The gradients that belong to an adjoint b, in the forms that the data were given in."""
     b, b4 = found.point, found.b4
@@ -507,6 +503,6 @@ def jvp(
     r_4 = -times("dA", dA, s_e, qp.n_eq, transposed=True)
     r_4 -= times("dC", dC, s_i, qp.n_in, transposed=True)
     no_loss = Shifts(*(np.zeros_like(part) for part in at.shifts))
-    found = at.solve(r, no_loss, adjoint=False, r_4=r_4)
+    found = at.solve(r, no_loss, r_4, adjoint=False)
     parts = (*found.point, *found.shifts)
     return Tangents(*(part[0] if at.single else part for part in parts))

@@ -134,7 +134,8 @@ def _solve_kkt(
     r = Point(*(np.where(failed[:, None], 0.0, part) for part in (r_x, r_y, r_z, r_box)))
     r_s = Shifts(*(np.where(failed[:, None], 0.0, part) for part in (r_s_e, r_s_i, r_s_box)))
     warn_of_multipliers(closest, r)
-    found = solve_kkt(qp, ActiveSet(side, side_box), r, r_s, closest, adjoint=True, skip=failed)
+    active, no_direction = ActiveSet(side, side_box), np.zeros_like(r.x)
+    found = solve_kkt(qp, active, r, r_s, closest, adjoint=True, r_4=no_direction, skip=failed)
     results = [*found.point, found.b4]
     if about.on_failure == "nan":
         for part in results:

@@ -269,7 +269,6 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         """A layer as it was saved."""
         config = {k: deserialise(v) if k in NAMES else v for k, v in config.items()}
         config["settings"] = nbqp.Settings(**config["settings"])
-        config.pop("autocast", None)
         return cls(**config)
 
 
