@@ -1,16 +1,21 @@
 """Derivatives of the solution: one linear solve with the KKT matrix of the active set.
 
-Adjoint (`vjp`): with K the KKT matrix, V the equalities and the rows that have a shift,
+M = (A; C; I) with the multipliers lambda = (y, z, z_box), J the active rows, V the equalities and the
+rows with a shift, and K the KKT matrix of H and M_J. Adjoint (`vjp`):
 
-    K (b1, w) = -(dL/dx + M_V' dL/ds_V, dL/dlambda),   b4 = M_V^+ w_V,   b2_V = M_V b4 + dL/ds_V,
-    b2 = w on the other active rows, 0 on inactive ones; lambda = (y, z, z_box), M = (A; C; I),
+    K (b1, w) = -(dL/dx + M_V' dL/ds_V, dL/dlambda_J),   b4 = M_V^+ w_V,   b2_V = M_V b4 + dL/ds_V,
+    b2 = w on the other active rows, 0 on inactive ones,
 
     dL/dg = b1                             dL/dH = 1/2 (b1 x' + x b1')
     dL/dM = lambda b1' + b2 x' + s b4'     dL/d(side) = -b2
 
-(b4 counts only where some shift is not 0.) Direction (`jvp`):
+(b4 counts only where some shift is not 0.) Direction (`jvp`), with ds = 0 outside V:
 
-    K (dx, dlambda) = -(dH x + dg + dM' lambda, dM x - d(side)).
+    H dx + M_J' dlambda_J = -(dH x + dg + dM' lambda)
+    M_J dx - ds           = d(side) - dM x
+    M_V' ds               = -dM_V' s
+
+of which the first two are a solve with K where V has independent rows without shifts: then ds = 0.
 
 Rows that hold weakly (on their side with multiplier 0) count as active. Where both sides of a row
 coincide, each gets half of the gradient. Where K has null vectors that matter the derivative is the
@@ -22,47 +27,31 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from nbqp.analysis import analyse_qp
 from nbqp.batch import BatchSolution
 from nbqp.errors import DataError, SettingsError, ShapeError, UnsolvedError
-from nbqp.execution import shared_or_own_scaling
-from nbqp.kernels.adjoint import (
-    BOTH,
-    LOWER,
-    NEAR_LOWER,
-    NEAR_UPPER,
-    REGULAR,
-    SINGULAR,
-    SKIPPED,
-    UPPER,
-    VIOLATED_LOWER,
-    VIOLATED_UPPER,
-    active_sides,
-    sample_products,
-    solve_kkt_range,
+from nbqp.kernels.adjoint import sample_products
+from nbqp.kernels.structure import Floats, Point, Shifts
+from nbqp.kkt_system import (
+    ActiveSet,
+    Adjoint,
+    active_tolerance,
+    find_active_set,
+    side_shares,
+    solve_adjoint,
+    solve_direction,
 )
-from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
-from nbqp.least_norm import LeastNormSystem
 from nbqp.problem import QP, numbers
 from nbqp.solution import Solution, Status
-from nbqp.threads import split_range, thread_count
 
 OnFailure = Literal["raise", "nan", "zero"]
-ACTIVE = 10.0
-"""A row within this multiple of the solution's accuracy of its side counts as on it."""
-
-
-class ActiveSet(NamedTuple):
-    """Which side each row holds on to: side (batch, n_in), side_box (batch, n), int64."""
-
-    side: Ints
-    side_box: Ints
+DIFFERENTIABLE = (Status.SOLVED, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
+"""The statuses that come with a derivative."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,116 +86,9 @@ class Tangents:
     ds_box: Floats
 
 
-def active_tolerance(solution: Solution | BatchSolution) -> Floats:
-    """Distance (batch,) at which a row counts as on its side, from the accuracy of the solution."""
-    reached: Floats = np.nan_to_num(np.atleast_1d(solution.info.pri_res))
-    return ACTIVE * np.maximum(solution.settings.eps_abs, reached)
-
-
-def find_active_set(qp: QP, point: Point, shifts: Shifts, tolerance: Floats) -> ActiveSet:
-    """The sides that hold at the points (batch, .) with these shifts, within `tolerance` (batch,)."""
-    active = ActiveSet(
-        np.zeros((qp.batch, qp.n_in), dtype=np.int64), np.zeros((qp.batch, qp.n), dtype=np.int64)
-    )
-    active_sides(qp.pattern(), qp.data(), point, shifts, tolerance, *active)
-    return active
-
-
-class Adjoint(NamedTuple):
-    """A solution of the linear system: (b1, b2) or (dx, dlambda); b4 (batch, n) or the ds."""
-
-    point: Point
-    b4: Floats
-    shifts: Shifts
-
-
-def solve_kkt(
-    qp: QP,
-    active: ActiveSet,
-    r: Point,
-    r_s: Shifts,
-    closest: npt.NDArray[np.bool_],
-    *,
-    adjoint: bool,
-    r_4: Floats,
-    skip: npt.NDArray[np.bool_],
-) -> Adjoint:
-    """Solve the system of every sample's active set.
-
-    Parameters
-    ----------
-    qp
-        Its H, A and C are used.
-    active
-        From `find_active_set`.
-    r
-        Right-hand sides (batch, .) of stationarity and of the rows: -dL or -dG.
-    r_s
-        -dL/ds (batch, .), zero unless `adjoint`.
-    closest
-        Samples (batch,) with shifts.
-    adjoint
-        Whether the adjoint is asked for, or the directional derivative.
-    r_4
-        -(dA's_e + dC's_i) (batch, n), zero if `adjoint`.
-    skip
-        Samples (batch,) to leave at zero.
-    """
-    analysis = analyse_qp(qp)
-    active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
-    r = Point(*(kernel_array(part) for part in r))
-    r_s = Shifts(*(kernel_array(part) for part in r_s))
-    found = Adjoint(
-        Point(*(np.zeros_like(part) for part in r)),
-        np.zeros_like(r.x),
-        Shifts(*(np.zeros_like(part) for part in r_s)),
-    )
-    code = np.full(qp.batch, REGULAR, dtype=np.int64)
-    code[skip] = SKIPPED
-    data = qp.data()
-    scaling = shared_or_own_scaling(qp)
-    mask = kernel_array(closest, np.bool_)
-
-    def run(begin: int, end: int) -> None:
-        solve_kkt_range(
-            *analysis,
-            data,
-            scaling,
-            *active,
-            r,
-            r_s,
-            mask,
-            adjoint,
-            begin,
-            end,
-            found.point,
-            found.b4,
-            code,
-        )
-
-    split_range(run, qp.batch, thread_count(qp.batch, None))
-    for k in np.flatnonzero(code == SINGULAR):
-        H, A, C = (matrix.sample(int(k)) for matrix in (qp.H, qp.A, qp.C))
-        system = LeastNormSystem(H, A, C, active.side[k], active.side_box[k])
-        right = tuple(part[k] for part in r)
-        if adjoint:
-            parts, found.b4[k] = system.solve_adjoint(right, tuple(part[k] for part in r_s))
-        else:
-            parts, shifts = system.solve_direction(right, r_4[k])
-            for target, part in zip(found.shifts, shifts, strict=True):
-                target[k] = part
-        for target, part in zip(found.point, parts, strict=True):
-            target[k] = part
-    return found
-
-
 def _require_finite(name: str, array: Any) -> None:
     if not np.isfinite(array).all():
         raise DataError(f"{name}: expected finite entries, got NaN or infinite ones.")
-
-
-DIFFERENTIABLE = (Status.SOLVED, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
-"""The statuses that come with a derivative."""
 
 
 def warn_of_multipliers(closest: npt.NDArray[np.bool_], r: Point) -> None:
@@ -255,20 +137,10 @@ class _Linearised:
         tolerance = active_tolerance(solution)
         self.active = find_active_set(self.qp, self.point, self.shifts, tolerance)
 
-    def solve(self, r: Point, r_s: Shifts, r_4: Floats, adjoint: bool) -> Adjoint:
-        found = solve_kkt(
-            self.qp,
-            self.active,
-            r,
-            r_s,
-            self.closest,
-            adjoint=adjoint,
-            r_4=r_4,
-            skip=self.failed,
-        )
-        for part in (*found.point, found.b4, *found.shifts):
+    def fill_failed(self, *parts: Floats) -> None:
+        """Put NaN or 0, as `on_failure` asks for, into the rows of failed samples."""
+        for part in parts:
             part[self.failed] = self.fill
-        return found
 
     def cotangents(self, given: dict[str, npt.ArrayLike | None]) -> list[Floats]:
         """-dL of x, y, z, z_box, s_e, s_i, s_box as right-hand sides, zero where a sample failed."""
@@ -343,16 +215,9 @@ def vjp(
     parts = at.cotangents(given)
     r, r_s = Point(*parts[:4]), Shifts(*parts[4:])
     warn_of_multipliers(at.closest, r)
-    b = at.solve(r, r_s, np.zeros_like(r.x), adjoint=True)
-    return outer_products(at.qp, at.active, at.point, at.shifts, b)
-
-
-def side_shares(side: Ints) -> tuple[Floats, Floats]:
-    """How much of a row's right-hand side is its lower and its upper side: 1, 0, or half each."""
-    half = np.where(side == BOTH, 0.5, 0.0)
-    low = np.where(np.isin(side, (LOWER, NEAR_LOWER, VIOLATED_LOWER)), 1.0, half)
-    high = np.where(np.isin(side, (UPPER, NEAR_UPPER, VIOLATED_UPPER)), 1.0, half)
-    return low, high
+    adjoint = solve_adjoint(at.qp, at.active, r, r_s, at.closest, at.failed)
+    at.fill_failed(*adjoint.b, adjoint.b4)
+    return outer_products(at.qp, at.active, at.point, at.shifts, adjoint)
 
 
 def on_pattern(form: Any, Y: Floats, P: Floats, Q: Floats, X: Floats, S: Floats, B: Floats) -> Any:
@@ -366,10 +231,10 @@ def on_pattern(form: Any, Y: Floats, P: Floats, Q: Floats, X: Floats, S: Floats,
 
 
 def outer_products(
-    qp: QP, active: ActiveSet, point: Point, shifts: Shifts, found: Adjoint
+    qp: QP, active: ActiveSet, point: Point, shifts: Shifts, adjoint: Adjoint
 ) -> Gradients:
-    """The gradients that belong to an adjoint b, in the forms that the data were given in."""
-    b, b4 = found.point, found.b4
+    """The gradients that belong to an adjoint, in the forms that the data were given in."""
+    b, b4 = adjoint
     low, high = side_shares(active.side)
     low_box, high_box = side_shares(active.side_box)
 
@@ -502,7 +367,7 @@ def jvp(
     s_e, s_i, _ = at.shifts
     r_4 = -times("dA", dA, s_e, qp.n_eq, transposed=True)
     r_4 -= times("dC", dC, s_i, qp.n_in, transposed=True)
-    no_loss = Shifts(*(np.zeros_like(part) for part in at.shifts))
-    found = at.solve(r, no_loss, r_4, adjoint=False)
-    parts = (*found.point, *found.shifts)
+    point, shifts = solve_direction(qp, active, r, r_4, at.closest, at.failed)
+    parts = (*point, *shifts)
+    at.fill_failed(*parts)
     return Tangents(*(part[0] if at.single else part for part in parts))

@@ -20,15 +20,9 @@ import tensorflow as tf
 from tensorflow.python.ops import script_ops
 
 import nbqp
-from nbqp.derivative import (
-    DIFFERENTIABLE,
-    ActiveSet,
-    active_tolerance,
-    find_active_set,
-    solve_kkt,
-    warn_of_multipliers,
-)
+from nbqp.derivative import DIFFERENTIABLE, warn_of_multipliers
 from nbqp.kernels.structure import Point, Shifts
+from nbqp.kkt_system import ActiveSet, active_tolerance, find_active_set, solve_adjoint
 from nbqp.problem import QP
 
 OnFailure = Literal["raise", "nan", "keep"]
@@ -121,9 +115,8 @@ def _solve_kkt(
     """Solve the adjoint system of each sample: b1, b2 (y, z, z_box), b4; failed ones by the policy."""
     about = Description.from_json(_text(description))
     given = about.arguments(matrices)
-    b = np.zeros((len(r_x), r_y.shape[1])) if "A" in given else None
-    u = np.full(r_z.shape[1], np.inf) if "C" in given else None
-    qp = QP(**given, g=np.zeros_like(r_x), b=b, u=u, batch=True)
+    no_b = np.zeros((len(r_x), r_y.shape[1])) if "A" in given else None
+    qp = QP(**given, g=np.zeros_like(r_x), b=no_b, batch=True)
     failed = ~np.isin(status, CODES)
     closest = status == nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE.value
     if about.order > 1 and closest.any():
@@ -134,9 +127,8 @@ def _solve_kkt(
     r = Point(*(np.where(failed[:, None], 0.0, part) for part in (r_x, r_y, r_z, r_box)))
     r_s = Shifts(*(np.where(failed[:, None], 0.0, part) for part in (r_s_e, r_s_i, r_s_box)))
     warn_of_multipliers(closest, r)
-    active, no_direction = ActiveSet(side, side_box), np.zeros_like(r.x)
-    found = solve_kkt(qp, active, r, r_s, closest, adjoint=True, r_4=no_direction, skip=failed)
-    results = [*found.point, found.b4]
+    b, b4 = solve_adjoint(qp, ActiveSet(side, side_box), r, r_s, closest, failed)
+    results = [*b, b4]
     if about.on_failure == "nan":
         for part in results:
             part[failed] = np.nan

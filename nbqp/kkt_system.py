@@ -1,0 +1,162 @@
+"""The linear system of the derivatives: the active set of a solution, and solves with its KKT matrix.
+
+Where null vectors of the matrix matter, the kernel leaves the sample to `nbqp.least_norm`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nbqp.analysis import analyse_qp
+from nbqp.batch import BatchSolution
+from nbqp.execution import shared_or_own_scaling
+from nbqp.kernels.adjoint import (
+    BOTH,
+    LOWER,
+    NEAR_LOWER,
+    NEAR_UPPER,
+    REGULAR,
+    SINGULAR,
+    SKIPPED,
+    UPPER,
+    VIOLATED_LOWER,
+    VIOLATED_UPPER,
+    active_sides,
+    solve_kkt_range,
+)
+from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
+from nbqp.least_norm import LeastNormSystem
+from nbqp.problem import QP
+from nbqp.solution import Solution
+from nbqp.threads import split_range, thread_count
+
+ACTIVE = 10.0
+"""A row within this multiple of the solution's accuracy of its side counts as on it."""
+
+Bools = npt.NDArray[np.bool_]
+
+
+class ActiveSet(NamedTuple):
+    """Which side each row holds on to: side (batch, n_in), side_box (batch, n), int64."""
+
+    side: Ints
+    side_box: Ints
+
+
+class Adjoint(NamedTuple):
+    """A solution of the adjoint system: b1, b2 (of y, z, z_box) as a `Point`, and b4 (batch, n)."""
+
+    b: Point
+    b4: Floats
+
+
+def active_tolerance(solution: Solution | BatchSolution) -> Floats:
+    """Distance (batch,) at which a row counts as on its side, from the accuracy of the solution."""
+    reached: Floats = np.nan_to_num(np.atleast_1d(solution.info.pri_res))
+    return ACTIVE * np.maximum(solution.settings.eps_abs, reached)
+
+
+def find_active_set(qp: QP, point: Point, shifts: Shifts, tolerance: Floats) -> ActiveSet:
+    """The sides that hold at the points (batch, .) with these shifts, within `tolerance` (batch,)."""
+    active = ActiveSet(
+        np.zeros((qp.batch, qp.n_in), dtype=np.int64), np.zeros((qp.batch, qp.n), dtype=np.int64)
+    )
+    active_sides(qp.pattern(), qp.data(), point, shifts, tolerance, *active)
+    return active
+
+
+def side_shares(side: Ints) -> tuple[Floats, Floats]:
+    """How much of a row's right-hand side is its lower and its upper side: 1, 0, or half each."""
+    half = np.where(side == BOTH, 0.5, 0.0)
+    low = np.where(np.isin(side, (LOWER, NEAR_LOWER, VIOLATED_LOWER)), 1.0, half)
+    high = np.where(np.isin(side, (UPPER, NEAR_UPPER, VIOLATED_UPPER)), 1.0, half)
+    return low, high
+
+
+def solve_adjoint(
+    qp: QP, active: ActiveSet, r: Point, r_s: Shifts, closest: Bools, skip: Bools
+) -> Adjoint:
+    """Solve the adjoint system of every sample (see `nbqp.derivative`).
+
+    Parameters
+    ----------
+    qp
+        Its H, A and C are used.
+    active
+        From `find_active_set`.
+    r, r_s
+        -dL/d(x, y, z, z_box) and -dL/d(s_e, s_i, s_box), each (batch, .).
+    closest
+        Samples (batch,) with shifts.
+    skip
+        Samples (batch,) to leave at zero.
+    """
+    found, singular = _solve_regular(qp, active, r, r_s, closest, skip, adjoint=True)
+    for k in singular:
+        system = _least_norm_system(qp, active, k)
+        b, found.b4[k] = system.solve_adjoint(_sample(r, k), _sample(r_s, k))
+        for target, part in zip(found.b, b, strict=True):
+            target[k] = part
+    return found
+
+
+def solve_direction(
+    qp: QP, active: ActiveSet, r: Point, r_4: Floats, closest: Bools, skip: Bools
+) -> tuple[Point, Shifts]:
+    """Solve for the directional derivative of every sample: d(x, y, z, z_box), d(s_e, s_i, s_box).
+
+    Parameters
+    ----------
+    qp, active, closest, skip
+        As in `solve_adjoint`.
+    r
+        Minus the change of the residuals of stationarity and of the rows, (batch, .).
+    r_4
+        -(dA's_e + dC's_i), (batch, n).
+    """
+    sizes = (qp.n_eq, qp.n_in, qp.n)
+    no_loss, ds = (Shifts(*(np.zeros((qp.batch, size)) for size in sizes)) for _ in range(2))
+    found, singular = _solve_regular(qp, active, r, no_loss, closest, skip, adjoint=False)
+    for k in singular:
+        system = _least_norm_system(qp, active, k)
+        point, shifts = system.solve_direction(_sample(r, k), r_4[k])
+        for target, part in zip((*found.b, *ds), (*point, *shifts), strict=True):
+            target[k] = part
+    return found.b, ds
+
+
+def _solve_regular(
+    qp: QP, active: ActiveSet, r: Point, r_s: Shifts, closest: Bools, skip: Bools, adjoint: bool
+) -> tuple[Adjoint, list[int]]:
+    """The solutions that the factor of the KKT matrix gives, and the samples that it has none for.
+
+    The matrix is symmetric: its solution is (dx, dlambda) where the right-hand side is a direction's.
+    """
+    active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
+    r = Point(*(kernel_array(part) for part in r))
+    r_s = Shifts(*(kernel_array(part) for part in r_s))
+    closest = kernel_array(closest, np.bool_)
+    found = Adjoint(Point(*(np.zeros_like(part) for part in r)), np.zeros_like(r.x))
+    code = np.full(qp.batch, REGULAR, dtype=np.int64)
+    code[skip] = SKIPPED
+    analysis, data, scaling = analyse_qp(qp), qp.data(), shared_or_own_scaling(qp)
+
+    def run(begin: int, end: int) -> None:
+        solve_kkt_range(
+            *analysis, data, scaling, *active, r, r_s, closest, adjoint, begin, end, *found, code
+        )
+
+    split_range(run, qp.batch, thread_count(qp.batch, None))
+    return found, [int(k) for k in np.flatnonzero(code == SINGULAR)]
+
+
+def _least_norm_system(qp: QP, active: ActiveSet, k: int) -> LeastNormSystem:
+    H, A, C = (matrix.sample(k) for matrix in (qp.H, qp.A, qp.C))
+    return LeastNormSystem(H, A, C, active.side[k], active.side_box[k])
+
+
+def _sample(parts: Point | Shifts, k: int) -> tuple[Floats, ...]:
+    return tuple(part[k] for part in parts)
