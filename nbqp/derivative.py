@@ -48,6 +48,7 @@ from nbqp.kkt_system import (
 )
 from nbqp.problem import QP, numbers
 from nbqp.solution import Solution, Status
+from nbqp.stored_pattern import StoredPattern
 
 OnFailure = Literal["raise", "nan", "zero"]
 DIFFERENTIABLE = (Status.SOLVED, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
@@ -220,14 +221,14 @@ def vjp(
     return outer_products(at.qp, at.active, at.point, at.shifts, adjoint)
 
 
-def on_pattern(form: Any, Y: Floats, P: Floats, Q: Floats, X: Floats, S: Floats, B: Floats) -> Any:
-    """Y'P + Q'X + S'B at the stored entries of a scipy.sparse matrix, in its format."""
-    coordinates = form.tocoo()
-    rows, columns = (np.asarray(c, dtype=np.int64) for c in (coordinates.row, coordinates.col))
-    gradient = form.astype(np.float64)
-    gradient.data = np.empty(len(rows))
-    sample_products(rows, columns, Y, P, Q, X, S, B, gradient.data)
-    return gradient
+def products_on_pattern(
+    pattern: StoredPattern, Y: Floats, P: Floats, Q: Floats, X: Floats, S: Floats, B: Floats
+) -> Any:
+    """Y'P + Q'X + S'B at the stored entries of a scipy.sparse datum."""
+    rows, columns = pattern.entries
+    values = np.empty(len(rows))
+    sample_products(rows, columns, Y, P, Q, X, S, B, values)
+    return pattern.with_values(values)
 
 
 def outer_products(
@@ -252,17 +253,16 @@ def outer_products(
         form = qp.forms[name]
         if form is None:
             return None
-        shared = len(getattr(qp, name).values) == 1
-        if isinstance(form, str) and form == "batched" and not shared:
+        if isinstance(form, StoredPattern):
+            return products_on_pattern(form, left, b.x, b2, point.x, s, b4)
+        if form == "batched" and len(getattr(qp, name).values) > 1:
             return (
                 left[:, :, None] * b.x[:, None, :]
                 + b2[:, :, None] * point.x[:, None, :]
                 + s[:, :, None] * b4[:, None, :]
             )
-        if isinstance(form, str):
-            total = left.T @ b.x + b2.T @ point.x + s.T @ b4
-            return total[None] if form == "batched" else total
-        return on_pattern(form, left, b.x, b2, point.x, s, b4)
+        total = left.T @ b.x + b2.T @ point.x + s.T @ b4
+        return total[None] if form == "batched" else total
 
     return Gradients(
         matrix("H", 0.5 * point.x, 0.5 * b.x, np.zeros_like(point.x)),

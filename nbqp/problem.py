@@ -13,6 +13,7 @@ import scipy.sparse
 
 from nbqp.errors import DataError, PatternError, ShapeError, SymmetryError
 from nbqp.kernels.structure import Data, Floats, Ints, Pattern, kernel_array
+from nbqp.stored_pattern import StoredPattern
 
 Vector: TypeAlias = "npt.ArrayLike | None"
 Matrix: TypeAlias = Any  # dense array-like, scipy.sparse matrix or array, or None
@@ -207,11 +208,11 @@ class QP:
             self._symmetrise(getattr(H, "dtype", np.dtype(np.float64)))
 
     def _form(self, name: str, value: Any) -> Any:
-        """How a datum was given: None, "scalar", "shared", "batched", or its sparse matrix."""
+        """How a datum was given: None, "scalar", "shared", "batched", or a `StoredPattern`."""
         if value is None:
             return None
         if scipy.sparse.issparse(value):
-            return value if value.format in ("csc", "csr", "coo") else value.tocsc()
+            return StoredPattern(value)
         if name in self._batched:
             return "batched"
         return "scalar" if np.ndim(value) == 0 else "shared"

@@ -195,6 +195,45 @@ def test_gradients_of_sparse_data_come_on_the_stored_pattern(form: Any) -> None:
     np.testing.assert_allclose(sparse.dL_dH.toarray(), np.diag(np.diag(full.dL_dH)), atol=1e-12)
 
 
+@pytest.mark.parametrize("form", [sp.csr_array, sp.csc_matrix, sp.coo_array, sp.lil_array])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_gradients_share_one_pattern_that_nobody_can_change(form: Any, dtype: type) -> None:
+    def index_arrays(matrix: Any) -> tuple[Any, ...]:
+        coo = matrix.format == "coo"
+        return (matrix.row, matrix.col) if coo else (matrix.indices, matrix.indptr)
+
+    A = form(np.array([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]))
+    if form is sp.coo_array:
+        A.coords = tuple(part.astype(dtype) for part in A.coords)
+    elif form is not sp.lil_array:
+        A.indices, A.indptr = A.indices.astype(dtype), A.indptr.astype(dtype)
+    sol = nbqp.solve_qp(np.eye(3), np.ones(3), A, np.ones(2))
+    before = nbqp.vjp(sol, dL_dx=np.ones(3)).dL_dA
+    assert before.format == ("csc" if form is sp.lil_array else A.format)
+    expected = before.toarray()
+    # What the user does to the matrix, in place.
+    if form is not sp.lil_array:
+        for part in index_arrays(A):
+            part[:] = 0
+    A.data[:] = 0
+    after = nbqp.vjp(sol, dL_dx=np.ones(3)).dL_dA
+    np.testing.assert_array_equal(after.toarray(), expected)
+    for one, other in zip(index_arrays(before), index_arrays(after), strict=True):
+        assert np.shares_memory(one, other)
+        with pytest.raises(ValueError, match="read-only"):
+            one[0] = 1
+    assert not np.shares_memory(before.data, after.data)
+    before.copy().eliminate_zeros()
+
+
+def test_duplicate_entries_get_the_gradient_of_their_sum() -> None:
+    A = sp.coo_array(([1.0, 1.0, 2.0], ([0, 0, 0], [0, 0, 1])), shape=(1, 2))
+    given = {"dL_dx": np.array([1.0, -2.0])}
+    twice = nbqp.vjp(nbqp.solve_qp(np.eye(2), np.ones(2), A, [1.0]), **given).dL_dA
+    once = nbqp.vjp(nbqp.solve_qp(np.eye(2), np.ones(2), A.toarray(), [1.0]), **given).dL_dA
+    np.testing.assert_allclose(twice.data, once[0, [0, 0, 1]])
+
+
 def test_a_failed_sample_follows_the_policy() -> None:
     g = np.array([[1.0, 0.0], [np.nan, 0.0]])
     batch = nbqp.solve_batch(np.eye(2), g, lb=np.full(2, -5.0))
