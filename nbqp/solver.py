@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -56,10 +57,10 @@ class Solver:
         settings: Settings | None = None,
     ) -> None:
         self.settings = to_settings(settings)
-        self._arguments: dict[str, Any] = {
-            "H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub,
-        }  # fmt: skip
-        self.problem = QP(**self._arguments)
+        arguments = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
+        self.problem = QP(**arguments)
+        # Copies, for the next `update`: what the user does to them in place is no update.
+        self._arguments: dict[str, Any] = copy.deepcopy(arguments)
         self._analysis = analyse_qp(self.problem)
         _require_convex(self.problem, self._analysis)
 
@@ -100,7 +101,8 @@ class Solver:
         if "H" in data:
             _require_convex(problem, analysis)
         # Nothing has changed before all of it has been found good.
-        self._arguments, self.problem, self._analysis = arguments, problem, analysis
+        self._arguments.update(copy.deepcopy(data))
+        self.problem, self._analysis = problem, analysis
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given."""

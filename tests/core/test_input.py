@@ -129,6 +129,17 @@ def test_arrays_may_change_after_a_solve() -> None:
     assert sol.dual_residual() < 1e-8
 
 
+@pytest.mark.parametrize("form", [np.array, sp.csc_array])
+def test_an_update_of_one_datum_leaves_the_others_as_they_were_given(form: Any) -> None:
+    H, A = form(np.diag([1.0, 2.0])), form(np.ones((1, 2)))
+    solver = nbqp.Solver(H, np.ones(2), A, np.ones(1))
+    solver.update(A=A)
+    for array in (H, A):
+        (array.data if sp.issparse(array) else array)[:] = -9.0
+    solver.update(g=np.zeros(2))
+    np.testing.assert_allclose(solver.solve().x, [2 / 3, 1 / 3], atol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("start", "words"),
     [
