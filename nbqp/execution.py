@@ -71,12 +71,12 @@ def shared_or_own_scaling(qp: QP) -> Scaling:
 def to_options(settings: Settings) -> Options:
     """The scalars of the settings as kernels take them."""
     return Options(
-        float(settings.eps_abs),
-        float(settings.eps_rel),
+        settings.eps_abs,
+        settings.eps_rel,
         settings.check_duality_gap,
-        int(settings.max_iter),
-        float(settings.eps_primal_inf),
-        float(settings.eps_dual_inf),
+        settings.max_iter,
+        settings.eps_primal_inf,
+        settings.eps_dual_inf,
         METHODS[settings.method],
         settings.primal_infeasibility_solving,
     )

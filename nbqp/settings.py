@@ -8,10 +8,14 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from nbqp.errors import SettingsError
 from nbqp.kernels.proxqp import AUTO, SEMISMOOTH, SMOOTHED
 
 METHODS = {"auto": AUTO, "semismooth": SEMISMOOTH, "smoothed": SMOOTHED}
+KINDS: dict[type, Any] = {bool: (bool, np.bool_), int: Integral, float: Real, str: str}
+"""What passes for one of Python's types; True and False pass for no number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,25 +65,21 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("eps_abs", "eps_primal_inf", "eps_dual_inf"):
-            self._require(name, "a positive number", lambda v: _real(v) and 0.0 < v < math.inf)
-        self._require(
-            "eps_rel", "a number of at least 0", lambda v: _real(v) and 0.0 <= v < math.inf
-        )
-        self._require(
-            "max_iter",
-            "an integer from 1 to 2^62",
-            lambda v: isinstance(v, Integral) and not isinstance(v, bool) and 1 <= int(v) <= 2**62,
-        )
-        self._require("time_limit", "a positive number", lambda v: _real(v) and v > 0.0)
-        methods = f"one of {', '.join(METHODS)}"
-        self._require("method", methods, lambda v: isinstance(v, str) and v in METHODS)
+            self._require(name, "a positive number", float, lambda v: 0.0 < v < math.inf)
+        self._require("eps_rel", "a number of at least 0", float, lambda v: 0.0 <= v < math.inf)
+        self._require("max_iter", "an integer from 1 to 2^62", int, lambda v: 1 <= v <= 2**62)
+        self._require("time_limit", "a positive number", float, lambda v: v > 0.0)
+        self._require("method", f"one of {', '.join(METHODS)}", str, lambda v: v in METHODS)
         for name in ("primal_infeasibility_solving", "check_duality_gap", "verbose"):
-            self._require(name, "True or False", lambda v: isinstance(v, bool))
+            self._require(name, "True or False", bool, lambda v: True)
 
-    def _require(self, name: str, expected: str, good: Callable[[Any], bool]) -> None:
+    def _require(self, name: str, expected: str, kind: type, good: Callable[[Any], bool]) -> None:
+        """Check a setting, and make it Python's own: kernels and JSON do not take NumPy's numbers."""
         value = getattr(self, name)
-        if not good(value):
+        truth = isinstance(value, KINDS[bool])
+        if not isinstance(value, KINDS[kind]) or truth != (kind is bool) or not good(value):
             raise SettingsError(f"Settings.{name}: expected {expected}, got {value!r}.")
+        object.__setattr__(self, name, kind(value))
 
 
 def to_settings(settings: Settings | None) -> Settings:
@@ -89,7 +89,3 @@ def to_settings(settings: Settings | None) -> Settings:
     if not isinstance(settings, Settings):
         raise SettingsError(f"settings: expected Settings, got {type(settings).__name__}.")
     return settings
-
-
-def _real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from numbers import Integral
 
 import numpy as np
 
@@ -56,10 +57,11 @@ def _shared_pool() -> ThreadPoolExecutor:
 
 def thread_count(batch: int, most: int | None) -> int:
     """How many threads a batch deserves: at most `most`, None for the number of processors."""
-    if most is not None and most < 1:
-        raise SettingsError(f"threads: expected an integer of at least 1, got {most}.")
-    processors = most if most is not None else _processors()
-    return min(processors, max(1, batch // SAMPLES_PER_THREAD))
+    if most is None:
+        most = _processors()
+    elif not isinstance(most, Integral) or isinstance(most, bool) or most < 1:
+        raise SettingsError(f"threads: expected None or an integer of at least 1, got {most!r}.")
+    return min(int(most), max(1, batch // SAMPLES_PER_THREAD))
 
 
 def split_range(task: Callable[[int, int], None], size: int, threads: int) -> None:

@@ -72,11 +72,41 @@ def test_bad_data_are_named(bad: dict[str, Any], kind: type[Exception], words: s
         {"method": "magic"},
         {"method": ["auto"]},
         {"check_duality_gap": "no"},
+        {"check_duality_gap": 1},
+        {"eps_abs": True},
+        {"eps_rel": np.bool_(False)},
+        {"eps_abs": np.nan},
+        {"eps_abs": np.array([1e-8])},
+        {"eps_primal_inf": None},
+        {"max_iter": True},
+        {"time_limit": True},
+        {"verbose": None},
     ],
 )
 def test_bad_settings_are_named(setting: dict[str, Any]) -> None:
-    with pytest.raises(nbqp.SettingsError, match=next(iter(setting))):
+    name = next(iter(setting))
+    with pytest.raises(nbqp.SettingsError, match=rf"Settings\.{name}: expected .*, got"):
         nbqp.Settings(**setting)
+
+
+def test_settings_take_numpy_scalars_and_hold_python_ones() -> None:
+    settings = nbqp.Settings(
+        eps_abs=np.float32(0.5), max_iter=np.int64(7), time_limit=3, verbose=np.bool_(False)
+    )
+    assert settings == nbqp.Settings(eps_abs=0.5, max_iter=7, time_limit=3.0)
+    kinds = {name: type(value) for name, value in vars(settings).items()}
+    assert kinds == {name: type(value) for name, value in vars(nbqp.Settings()).items()}
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, 2.0, True, "2", np.nan, [2]])
+def test_a_bad_number_of_threads_is_named(threads: Any) -> None:
+    with pytest.raises(nbqp.SettingsError, match="threads: expected None or an integer"):
+        nbqp.solve_batch(np.eye(2), np.ones((3, 2)), threads=threads)
+
+
+def test_numpy_integers_count_threads() -> None:
+    count: Any = np.int32(2)
+    assert nbqp.solve_batch(np.eye(2), np.ones((3, 2)), threads=count).x.shape == (3, 2)
 
 
 def test_a_sparse_pattern_may_not_change_in_update() -> None:
