@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -157,12 +158,22 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         return [name for name in NAMES if isinstance(self.data[name], Input)]
 
     def _named(self, inputs: Any) -> dict[str, Any]:
-        """The inputs by name, from a dict or from the one tensor of a single input."""
+        """The inputs, or their shapes, by name: from a dict or from a single input without one."""
         expected = self._inputs()
-        named = inputs if isinstance(inputs, dict) else {expected[0]: inputs}
-        if sorted(named) != sorted(expected):
-            raise nbqp.ShapeError(f"inputs: expected {expected}, got {sorted(named)}.")
-        return named
+        if isinstance(inputs, dict):
+            if sorted(inputs) != sorted(expected):
+                raise nbqp.ShapeError(f"inputs: expected {expected}, got {sorted(inputs)}.")
+            return inputs
+        if len(expected) > 1:
+            raise nbqp.ShapeError(
+                f"inputs: expected a dict with the names {expected}, as there are several Inputs, "
+                f"got {_described(inputs)}."
+            )
+        if not _is_shape(getattr(inputs, "shape", inputs)):
+            raise nbqp.ShapeError(
+                f"inputs: expected one tensor, {expected[0]}, got {_described(inputs)}."
+            )
+        return {expected[0]: inputs}
 
     def _size(self, shapes: dict[str, Any]) -> int:
         """n, from the first datum that tells, an input before others."""
@@ -270,6 +281,25 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         config = {k: deserialise(v) if k in NAMES else v for k, v in config.items()}
         config["settings"] = nbqp.Settings(**config["settings"])
         return cls(**config)
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether this is a shape, with None where a size is unknown."""
+    if isinstance(value, tf.TensorShape):
+        return True
+    return isinstance(value, (tuple, list)) and all(
+        size is None or isinstance(size, Integral) for size in value
+    )
+
+
+def _described(inputs: Any) -> str:
+    """What came as inputs, or as their shapes, in words."""
+    shape = getattr(inputs, "shape", inputs)
+    if _is_shape(shape):
+        return f"one tensor of shape {tuple(shape)}"
+    if isinstance(inputs, (tuple, list)):
+        return f"{len(inputs)} tensors without names"
+    return type(inputs).__name__
 
 
 def _norms(s: Any) -> Any:
