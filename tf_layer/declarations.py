@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import keras
@@ -59,6 +60,8 @@ class Learned:
     ------
     nbqp.ShapeError
         The shape is not one of positive integers.
+    nbqp.SettingsError
+        eps is not a number of at least 0.
     """
 
     def __init__(
@@ -70,8 +73,10 @@ class Learned:
         eps: float = 1e-4,
     ) -> None:
         sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-        if not all(isinstance(s, Integral) and s > 0 for s in sizes):
+        if not all(isinstance(s, Integral) and not isinstance(s, bool) and s > 0 for s in sizes):
             raise nbqp.ShapeError(f"Learned.shape: expected positive integers, got {shape!r}.")
+        if not is_weight(eps):
+            raise nbqp.SettingsError(f"Learned.eps: expected a number of at least 0, got {eps!r}.")
         self.shape = tuple(int(s) for s in sizes)
         self.initializer = keras.initializers.get(initializer)
         self.regularizer = keras.regularizers.get(regularizer)
@@ -92,6 +97,13 @@ class Learned:
     def from_config(cls, config: dict[str, Any]) -> Learned:
         """A declaration as it was saved."""
         return cls(**config)
+
+
+def is_weight(value: Any) -> bool:
+    """Whether this is a finite number of at least 0, and not True or False."""
+    return (
+        isinstance(value, Real) and not isinstance(value, bool) and 0.0 <= float(value) < math.inf
+    )
 
 
 def serialise(value: Any) -> Any:

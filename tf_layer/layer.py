@@ -20,6 +20,7 @@ from tf_layer.declarations import (
     Learned,
     declare,
     deserialise,
+    is_weight,
     serialise,
 )
 from tf_layer.op import DOUBLE, QPOutput, solve_qp
@@ -124,7 +125,12 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             raise nbqp.SettingsError(
                 f'on_failure: expected "raise", "nan" or "keep", got {self.on_failure!r}.'
             )
-        if self.violation < 0.0 or (
+        for name in ("feasible", "return_solution"):
+            if not isinstance(getattr(self, name), bool):
+                raise nbqp.SettingsError(
+                    f"{name}: expected True or False, got {getattr(self, name)!r}."
+                )
+        if not is_weight(self.violation) or (
             self.violation > 0.0 and not self.settings.primal_infeasibility_solving
         ):
             raise nbqp.SettingsError(
