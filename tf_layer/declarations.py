@@ -135,13 +135,15 @@ def deserialise(config: Any) -> Any:
 
 
 def declare(name: str, value: Any) -> Any:
-    """What the user gave for a datum, in one of the forms that `serialise` knows."""
-    if value is None or isinstance(value, (Input, Learned)) or scipy.sparse.issparse(value):
+    """What the user gave for a datum, in one of the forms that `serialise` knows; arrays copied."""
+    if value is None or isinstance(value, (Input, Learned)):
         return value
     if value is Input:
         return Input()
+    if scipy.sparse.issparse(value):
+        return value.copy()
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise nbqp.ShapeError(
             f"{name}: expected None, numbers, Learned or Input, got {type(value).__name__}."
