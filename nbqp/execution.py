@@ -99,7 +99,7 @@ def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
         s_i=s_i,
         s_box=s_box,
         status=np.full(batch, NOT_RUN, dtype=np.int64),
-        residuals=np.zeros((batch, 3)),
+        residuals=np.full((batch, 3), np.nan),
         iter=counts[0],
         iter_ext=counts[1],
         factorizations=counts[2],

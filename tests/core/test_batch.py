@@ -123,3 +123,12 @@ def test_a_sample_that_overflows_does_not_return_its_neighbours_solution(method:
     assert sol.status[0] is nbqp.Status.SOLVED
     assert sol.status[1] is alone.status[0]
     np.testing.assert_array_equal(sol.x[1], alone.x[0])
+
+
+def test_a_sample_that_has_not_run_has_no_residuals() -> None:
+    limit = nbqp.Settings(time_limit=1e-12)
+    sol = nbqp.solve_batch(**ARGS, settings=limit)
+    not_run = sol.status == nbqp.Status.NOT_RUN
+    assert not_run.any()
+    for res in (sol.info.pri_res, sol.info.dua_res, sol.info.duality_gap):
+        np.testing.assert_array_equal(np.isnan(res), not_run)
