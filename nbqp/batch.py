@@ -21,7 +21,15 @@ from nbqp.solution import Certificate, Status
 
 @dataclasses.dataclass(frozen=True)
 class BatchInfo:
-    """Counts and residuals per sample; the run time of the batch."""
+    """The counts and residuals of `Info` per sample, and the run time of the batch.
+
+    Attributes
+    ----------
+    iter, iter_ext, factorizations : (batch,) int64
+    pri_res, dua_res, duality_gap : (batch,) float64
+    run_time : float
+        Seconds of wall-clock time, as in `Info`.
+    """
 
     iter: Ints
     iter_ext: Ints
@@ -34,9 +42,23 @@ class BatchInfo:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSolution:
-    """The fields of a `Solution` with a leading batch axis; `status` is an array of `Status`.
+    """The fields of a `Solution` with a leading batch axis.
 
-    A sample with invalid data has the status INVALID_DATA and NaN throughout.
+    Attributes
+    ----------
+    problem : QP
+        The data of all samples, in the solver's form.
+    x : (batch, n) float64
+    y, z, z_box : (batch, n_eq), (batch, n_in), (batch, n) float64
+    s_e, s_i, s_box : (batch, n_eq), (batch, n_in), (batch, n) float64
+        NaN, as x and the multipliers, where the status is INVALID_DATA or NONCONVEX.
+    status : (batch,) object
+        A `Status` per sample.
+    info : BatchInfo
+    settings : Settings
+        Those of the solve.
+    certificate : Certificate
+        Of the infeasible samples.
     """
 
     problem: QP
@@ -69,7 +91,7 @@ class BatchSolution:
         return self._residuals()[:, 1]
 
     def duality_gap(self) -> Floats:
-        """Per sample: |x'Hx + g'x + b'y + u'z_+ - l'z_- + ...|, from the data."""
+        """Per sample: the gap of `Solution.duality_gap`, from the data."""
         return self._residuals()[:, 2]
 
 
@@ -110,8 +132,12 @@ def solve_batch(
 
     Raises
     ------
-    QPError
-        Bad shapes, or bad values in a shared argument.
+    ShapeError
+        An argument has the wrong shape or type, or batch sizes differ.
+    DataError, SymmetryError
+        A shared argument has a bad value. A bad value of a single sample is its status.
+    SettingsError
+        `settings` or `threads` is of the wrong type or out of its range.
 
     Examples
     --------

@@ -59,8 +59,17 @@ DIFFERENTIABLE = (Status.SOLVED, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
 class Gradients:
     """Gradients of a loss with respect to the nine data, each in the form its datum was given in.
 
-    Dense for dense data; for scipy.sparse data on the stored pattern; None for absent data; a
-    number for a bound given as a number. A datum that a batch shares gets the sum over the batch.
+    float64, and None for absent data. A datum that a batch shares gets the sum over the batch.
+
+    Attributes
+    ----------
+    dL_dH, dL_dA, dL_dC
+        Arrays of the shape of dense data. For scipy.sparse data matrices of their class (CSC for
+        formats other than CSC, CSR and COO) with the entries that these had when the QP was made,
+        in their order, each the derivative with respect to that entry of the matrix. Index arrays
+        are shared by all gradients of the QP and read-only: `copy()` before a change of pattern.
+    dL_dg, dL_db, dL_dl, dL_du, dL_dlb, dL_dub
+        Arrays of the shape of the data; a number for a number.
     """
 
     dL_dH: Any
@@ -76,7 +85,15 @@ class Gradients:
 
 @dataclasses.dataclass(frozen=True)
 class Tangents:
-    """Directional derivatives of the solution, shaped as the solution."""
+    """Directional derivatives of the solution, each float64 and shaped as its part of the solution.
+
+    Attributes
+    ----------
+    dx, dy, dz, dz_box
+        Of the point and its multipliers, 0 on inactive rows.
+    ds_e, ds_i, ds_box
+        Of the shifts.
+    """
 
     dx: Floats
     dy: Floats
@@ -171,13 +188,17 @@ def vjp(
 ) -> Gradients:
     """Gradients of a loss L(x, y, z, z_box, s_e, s_i, s_box) with respect to the data of the QP.
 
+    With (b1, b2, b4) the solution of the adjoint system, lambda = (y, z, z_box) and M = (A; C; I):
+
+        dL/dg = b1                             dL/dH = 1/2 (b1 x' + x b1')
+        dL/dM = lambda b1' + b2 x' + s b4'     dL/d(side) = -b2
+
     Parameters
     ----------
     solution
         From `solve_qp`, `Solver.solve` or `solve_batch`.
     dL_dx, dL_dy, dL_dz, dL_dz_box, dL_ds_e, dL_ds_i, dL_ds_box
-        Derivatives of the loss, shaped as the solution; None for zero. A loss on the multipliers of
-        a closest feasible QP, which are not unique, warns.
+        Derivatives of the loss, shaped as the solution; None for zero.
     on_failure
         What to do about samples whose status is neither SOLVED nor SOLVED_CLOSEST_PRIMAL_FEASIBLE:
         "raise"; "nan": their gradients are NaN (and so are those of shared data); "zero": they do
@@ -192,8 +213,25 @@ def vjp(
     ------
     UnsolvedError
         A sample is not solved; names it and its status.
-    ShapeError
-        A cotangent does not fit the solution.
+    ShapeError, DataError
+        A cotangent does not fit the solution, or is not finite.
+    SettingsError
+        `solution` or `on_failure` is none of the above.
+
+    Warns
+    -----
+    UserWarning
+        The loss depends on the multipliers of a closest feasible QP, which are not unique.
+
+    Notes
+    -----
+    Where the derivative is not unique (an LP with a face of solutions, dependent active rows) it is
+    the least-norm element of the conservative Jacobian; weakly active rows count as active.
+
+    References
+    ----------
+    Bambade, Schramm, Taylor, Carpentier, *Leveraging augmented-Lagrangian techniques for
+    differentiating over infeasible quadratic programs in machine learning*, ICLR 2024, system (2).
 
     Examples
     --------
@@ -293,6 +331,13 @@ def jvp(
 ) -> Tangents:
     """Derivative of the solution along a direction of the data.
 
+    With lambda = (y, z, z_box), M = (A; C; I), J its active rows, V the equalities and the rows with a
+    shift, it solves, ds = 0 outside V,
+
+        H dx + M_J' dlambda_J = -(dH x + dg + dM' lambda)
+        M_J dx - ds           = d(side) - dM x
+        M_V' ds               = -dM_V' s
+
     Parameters
     ----------
     solution
@@ -310,8 +355,12 @@ def jvp(
 
     Raises
     ------
-    UnsolvedError, ShapeError
+    UnsolvedError, ShapeError, DataError, SettingsError
         As in `vjp`.
+
+    References
+    ----------
+    As in `vjp`, section 3, of which this is the forward mode; also its notes hold.
 
     Examples
     --------

@@ -28,11 +28,13 @@ class Settings:
         A solution has the primal residual, the dual residual and the duality gap, all unscaled and
         in the maximum norm, below eps_abs + eps_rel * (size of the residual's terms).
     max_iter
-        Newton steps (factorisations of the KKT matrix) at most.
+        Newton steps at most.
     method
-        "auto": the smoothed phase, finished by the semismooth one; a warm start goes to the
-        semismooth phase at once. "semismooth": PROX-QP alone. "smoothed": the smoothed phase
-        first, also from a warm start that the semismooth phase did not finish.
+        "auto": the smoothed phase, finished by the semismooth one. A warm start goes to the
+        semismooth phase at once; if a few dozen steps do not finish it, the smoothed phase starts
+        afresh, without it. "semismooth": PROX-QP alone. "smoothed": as "auto", but a warm start
+        stays in the semismooth phase until that stalls, and where the smoothed phase fails from
+        its own start, no semismooth one from zero follows.
     primal_infeasibility_solving
         Whether to solve the closest feasible QP, whose sides are moved by the smallest shifts, where
         there is no feasible point (status SOLVED_CLOSEST_PRIMAL_FEASIBLE).

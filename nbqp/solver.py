@@ -31,6 +31,17 @@ class Solver:
     settings
         See `Settings`.
 
+    Attributes
+    ----------
+    problem : QP
+        The data as they stand, in the solver's form.
+    settings : Settings
+
+    Raises
+    ------
+    ShapeError, DataError, SymmetryError, NonconvexError, SettingsError
+        As in `solve_qp`.
+
     Examples
     --------
     >>> import numpy as np, nbqp
@@ -65,17 +76,17 @@ class Solver:
         _require_convex(self.problem, self._analysis)
 
     def update(self, **data: Any) -> None:
-        """Replace some of the nine data, by name.
+        """Replace some of the nine data, by name; on an error nothing has changed.
 
         Sparse matrices have to keep their pattern. A dense matrix with other nonzeros is welcome:
         its pattern is analysed anew.
 
         Raises
         ------
-        NonconvexError
-            H has a negative eigenvalue.
         PatternError
             A sparse matrix has another pattern, or an argument another size.
+        ShapeError, DataError, SymmetryError, NonconvexError
+            As in `solve_qp`.
         """
         for name in data:
             if name not in self._arguments:
@@ -105,7 +116,13 @@ class Solver:
         self.problem, self._analysis = problem, analysis
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
-        """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given."""
+        """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given.
+
+        Raises
+        ------
+        ShapeError
+            `warm_start` does not fit the QP, or is not finite.
+        """
         qp = self.problem
         sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
         warm = to_warm_start(warm_start, sizes, None)
@@ -179,12 +196,27 @@ def solve_qp(
     Returns
     -------
     Solution
-        x (n,), y (n_eq,), z (n_in,), z_box (n,), status, info.
+        Whatever the `status`; one that is not SOLVED does not raise.
 
     Raises
     ------
-    QPError
-        Bad input; the first line names the argument, what was expected and what came.
+    ShapeError
+        An argument is missing or has the wrong shape or type.
+    DataError
+        NaN, infinite entries other than absent sides, or crossed bounds.
+    SymmetryError, NonconvexError
+        H is not symmetric to within the rounding of its dtype, or not positive semidefinite.
+    SettingsError
+        `settings` is of another type.
+
+    References
+    ----------
+    Bambade, El-Kazdadi, Taylor, Carpentier, *PROX-QP: yet another quadratic programming solver for
+    robotics and beyond*, RSS 2022 (algorithm 1: the semismooth phase). Schwan, Jiang, Kuhn, Jones,
+    *PIQP: a proximal interior-point quadratic programming solver*, CDC 2023 (the family of the
+    smoothed phase). Bambade, Schramm, Taylor, Carpentier, *Leveraging augmented-Lagrangian
+    techniques for differentiating over infeasible quadratic programs in machine learning*, ICLR
+    2024, section 2 (closest feasible QPs).
 
     Examples
     --------
