@@ -80,27 +80,24 @@ def _piqp(d: Data, tol: float) -> Raw:
 
 
 def _highs(d: Data, tol: float) -> Raw:
-    n, rows = d.n, sp.csc_matrix(np.vstack([d.A, d.C]))
-    model = highspy.HighsModel()
-    lp = model.lp_
-    lp.num_col_, lp.num_row_ = n, rows.shape[0]
+    """The dual simplex method, for LPs."""
+    if d.H.any():
+        raise ValueError("highs: expected an LP")
+    rows = sp.csc_matrix(np.vstack([d.A, d.C]))
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = d.n, rows.shape[0]
     lp.col_cost_, lp.col_lower_, lp.col_upper_ = d.g, d.lb, d.ub
     lp.row_lower_, lp.row_upper_ = np.concatenate([d.b, d.l]), np.concatenate([d.b, d.u])
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_, lp.a_matrix_.index_ = rows.indptr, rows.indices
     lp.a_matrix_.value_ = rows.data
-    if d.H.any():
-        tri = sp.csc_matrix(np.tril(d.H))
-        model.hessian_.dim_ = n
-        model.hessian_.format_ = highspy.HessianFormat.kTriangular
-        model.hessian_.start_, model.hessian_.index_ = tri.indptr, tri.indices
-        model.hessian_.value_ = tri.data
     solver = highspy.Highs()
     solver.silent()
     for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
         solver.setOptionValue(name, max(tol, 1e-10))
+    solver.setOptionValue("solver", "simplex")
     solver.setOptionValue("threads", 1)
-    solver.passModel(model)
+    solver.passModel(lp)
     solver.run()
     out = solver.getSolution()
     dual = -np.array(out.row_dual)
@@ -127,7 +124,7 @@ def reference_solve(
     Parameters
     ----------
     solver
-        ``"proxqp"``, ``"clarabel"``, ``"piqp"`` or ``"highs"``.
+        ``"proxqp"``, ``"clarabel"``, ``"piqp"``, or ``"highs"`` for an LP.
     tol
         Tolerance asked of the solver.
     polish
