@@ -116,10 +116,9 @@ def reference_solve(
     data: Data,
     solver: str = "clarabel",
     tol: float = 1e-10,
-    polish: bool = True,
     accept: float = 1e-6,
 ) -> Point:
-    """Solve a feasible QP by another solver, on its dense data.
+    """Solve a feasible QP by another solver on its dense data, and polish what it found.
 
     Parameters
     ----------
@@ -127,8 +126,6 @@ def reference_solve(
         ``"proxqp"``, ``"clarabel"``, ``"piqp"``, or ``"highs"`` for an LP.
     tol
         Tolerance asked of the solver.
-    polish
-        Solve the KKT system of the active set found, see `polished`.
     accept
         Largest `kkt_error` returned.
 
@@ -140,8 +137,7 @@ def reference_solve(
     d = data.full()
     x, y, z, z_box = SOLVERS[solver](d, tol)
     point = Point(x, y, _on_sides(z, d.l, d.u), _on_sides(z_box, d.lb, d.ub))
-    if polish:
-        point = polished(d, point)
+    point = polished(d, point)
     error = kkt_error(d, point)
     if not error <= accept:
         raise RuntimeError(f"reference {solver}: expected a KKT error of {accept}, got {error}")
@@ -182,16 +178,17 @@ def polished(data: Data, point: Point, steps: int = 4, rcond: float = 1e-13) -> 
 
 
 def closest_feasible_reference(
-    data: Data, solver: str = "clarabel", tol: float = 1e-6, accept: float = 1e-6
+    data: Data, solver: str = "clarabel", tol: float = 1e-7, accept: float = 1e-8
 ) -> Point:
     """Solve a QP, feasible or not, by the two stages of its definition.
 
-    1. min 1/2 ||s||^2 over (x, s) tells the rows V with a shift (among them every row whose
-       sides coincide). On them ``M_V' s_V = 0`` and ``M_V x - s_V = bound``, hence
-       ``s_V = -(I - P) bound`` with P the projector on range(M_V): exact, whatever the solver.
-    2. The QP on the closest feasible set, where M_V x is fixed and the other rows are as given.
+    1. min 1/2 ||s||^2 over (x, s), polished, gives the shifts and tells the rows V that have one
+       (among them every row whose sides coincide).
+    2. The QP on the closest feasible set, where M_V x is fixed and the other rows are as given. It
+       is left out where M_V x determines x.
 
-    The multipliers returned are the least-norm ones with the right signs.
+    The multipliers returned are the least-norm ones with the right signs. The columns of both
+    stages, and the rows of the second, are brought to one size.
 
     Parameters
     ----------
@@ -201,10 +198,17 @@ def closest_feasible_reference(
         Smallest shift of an inequality that counts.
     accept
         Largest KKT error of the shifted QP, and of ``||M's||``.
+
+    Raises
+    ------
+    RuntimeError
+        A stage does not end with an error of at most ``accept``.
     """
     d = data.full()
     st = stack_rows(d)
-    M, m, n = st.M, len(st.M), d.n
+    m, n = len(st.M), d.n
+    unit = 1.0 / np.abs(st.M).max(axis=0)
+    M, H, g = st.M * unit, d.H * unit * unit[:, None], d.g * unit
     wide = np.hstack([M, -np.eye(m)])
     others = st.present & ~st.equal
     first = reference_solve(
@@ -217,29 +221,32 @@ def closest_feasible_reference(
             u=st.upper[others],
         ),
         solver,
-        polish=False,
-        accept=1e-5,
-    )
-    shift = first.x[n:]
-    violated = others & (np.abs(shift) > tol)
-    V = st.equal | violated
-    bound = np.where(shift > 0, st.upper, st.lower)[V]
-    x = np.linalg.lstsq(M[V], bound, rcond=1e-11)[0]
-    s = np.zeros(m)
-    s[V] = M[V] @ x - bound
-
+        accept=accept,
+    ).x
+    V = st.equal | others & (np.abs(first[n:]) > tol)
+    x, s = first[:n], np.where(V, first[n:], 0.0)
     _, size, Vt = np.linalg.svd(M[V], full_matrices=False)
     basis = Vt[size > 1e-11 * size.max(initial=0.0)]
     if len(basis) < n:
-        rest = others & ~violated
+        rest = others & ~V
+        norm = np.linalg.norm(M[rest], axis=1)
         x = reference_solve(
-            Data(d.H, d.g, basis, basis @ x, M[rest], st.lower[rest], st.upper[rest]),
+            Data(
+                H=H,
+                g=g,
+                A=basis,
+                b=basis @ x,
+                C=M[rest] / norm[:, None],
+                l=st.lower[rest] / norm,
+                u=st.upper[rest] / norm,
+            ),
             solver,
             accept=accept,
         ).x
+    x = unit * x
     lam = least_norm_multipliers(d, x, s, solver)
     point = Point(x, *st.split(lam, d), *st.split(s, d), objective(d, x))
-    error = max(kkt_error(d, point), float(np.abs(M.T @ s).max()))
+    error = max(kkt_error(d, point), float(np.abs(st.M.T @ s).max()))
     if not error <= accept:
         raise RuntimeError(f"closest feasible reference: KKT error {error} above {accept}")
     return point

@@ -11,12 +11,14 @@ import scipy.sparse as sp
 import nbqp
 from tests.core.oracles import (
     Data,
+    Point,
     adjoint_oracle,
     central_differences,
     jvp_oracle,
     linear_loss,
     objective,
     residuals,
+    wrong_side,
 )
 from tests.core.references import closest_feasible_reference
 from tests.core.strategies import (
@@ -64,54 +66,69 @@ def cotangents(rng: np.random.Generator, sol: Any, parts: tuple[str, ...]) -> di
     return {f"dL_d{name}": rng.standard_normal(getattr(sol, name).shape) for name in parts}
 
 
+MOST_UNSOLVED = 1
+"""Of the 500: an LP whose multipliers do not settle (438-equality-lp-n18) ends as NUMERICAL_ERROR."""
+
+
+@pytest.fixture(scope="module")
+def solutions() -> list[tuple[Problem, nbqp.Solution]]:
+    """Those of the mixture that are solved; the others have an honest status, and are few."""
+    pairs = [(problem, nbqp.solve_qp(**problem.args, settings=CLOSEST)) for problem in MIXTURE]
+    unsolved = [f"{p.name}: {sol.status.name}" for p, sol in pairs if sol.status is not SHIFTED]
+    print("unsolved:", unsolved)
+    assert len(unsolved) <= MOST_UNSOLVED, unsolved
+    honest = ("NUMERICAL_ERROR", "MAX_ITER_REACHED")
+    assert all(line.endswith(honest) for line in unsolved), unsolved
+    return [(problem, sol) for problem, sol in pairs if sol.status is SHIFTED]
+
+
+def assert_closest(problem: Problem, sol: nbqp.Solution, expected: Point) -> None:
+    """Shifts and objective agree to 1e-6, and x, to 1e-6 of its size, where it is unique."""
+    assert shift_error(sol, expected) <= 1e-6, problem.name
+    assert objective(problem.data, sol.x) == pytest.approx(expected.objective, rel=1e-6, abs=1e-6)
+    if problem.unique_x:
+        atol = 1e-6 * max(1.0, np.abs(expected.x).max())
+        np.testing.assert_allclose(sol.x, expected.x, rtol=0.0, atol=atol, err_msg=problem.name)
+
+
 @pytest.mark.large
-def test_the_smallest_shifts_are_found_and_the_shifted_problem_is_solved() -> None:
-    solved = 0
-    for problem in MIXTURE:
-        sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
-        if sol.status is not SHIFTED:
-            assert sol.status in (nbqp.Status.NUMERICAL_ERROR, nbqp.Status.MAX_ITER_REACHED)
-            continue
-        solved += 1
-        planted, d = problem.solution, problem.data.full()
-        assert shift_error(sol, planted) <= 1e-6, problem.name
-        assert objective(problem.data, sol.x) == pytest.approx(
-            planted.objective, rel=1e-6, abs=1e-6
-        )
-        if problem.unique_x:
-            scale = max(1.0, np.abs(planted.x).max())
-            np.testing.assert_allclose(sol.x, planted.x, rtol=0.0, atol=1e-6 * scale)
+def test_the_smallest_shifts_are_found_and_the_shifted_problem_is_solved(
+    solutions: list[tuple[Problem, nbqp.Solution]],
+) -> None:
+    """From the data: the KKT conditions of the shifted QP, and |A's_e + C's_i + s_box| = 0.
+
+    They hold to the accuracy asked for, a tenth more for the rounding of the sums here.
+    """
+    for problem, sol in solutions:
+        assert_closest(problem, sol, problem.solution)
+        d, shifts = problem.data.full(), (sol.s_e, sol.s_i, sol.s_box)
         pull = d.A.T @ sol.s_e + d.C.T @ sol.s_i + sol.s_box
-        assert np.abs(pull).max() <= 2.0 * EPS
-        shifts = (sol.s_e, sol.s_i, sol.s_box)
+        assert np.abs(pull).max() <= 1.1 * EPS, problem.name
         res = residuals(problem.data, sol.x, sol.y, sol.z, sol.z_box, *shifts)
-        assert max(abs(r) for r in res) <= 2.0 * EPS, problem.name
-    assert solved >= 499
+        assert max(res) <= 1.1 * EPS, problem.name
+        assert wrong_side(problem.data, sol.z, sol.z_box) == 0.0, problem.name
 
 
 @pytest.mark.large
-def test_two_stages_by_another_solver_agree() -> None:
-    """Minimise |s|, then solve the shifted QP; multipliers are those of least norm too."""
-    compared = 0
-    for problem in MIXTURE[:120]:
-        sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
+def test_two_stages_by_another_solver_agree(
+    solutions: list[tuple[Problem, nbqp.Solution]],
+) -> None:
+    """Minimise |s|, then solve the shifted QP: clarabel, and ProxQP where clarabel fails.
+
+    The multipliers are those of least norm. They solve M_J'lam = -(Hx + g), in which M_J of rows
+    that are nearly dependent magnifies the last digits of x: 2e-4 of their size is what they agree
+    to on the worst of the badly scaled problems.
+    """
+    for problem, sol in solutions:
         try:
-            reference = closest_feasible_reference(problem.data)
-        except RuntimeError:  # the other solver does not reach its tolerance
-            continue
-        size, other = (sum(np.sum(getattr(p, s) ** 2) for s in SHIFTS) for p in (sol, reference))
-        assert size <= other + 1e-6, problem.name
-        if size < other - 1e-6:  # its shifts are not the smallest ones
-            continue
-        compared += 1
-        assert shift_error(sol, reference) <= 1e-6, problem.name
-        assert objective(problem.data, sol.x) == pytest.approx(
-            objective(problem.data, reference.x), rel=1e-6, abs=1e-6
+            other = closest_feasible_reference(problem.data, "clarabel")
+        except RuntimeError:
+            other = closest_feasible_reference(problem.data, "proxqp")
+        assert_closest(problem, sol, other)
+        ours, theirs = (np.concatenate([p.y, p.z, p.z_box]) for p in (sol, other))
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0.0, atol=2e-4 * max(1.0, np.abs(theirs).max()), err_msg=problem.name
         )
-        ours = np.concatenate([sol.y, sol.z, sol.z_box])
-        theirs = np.concatenate([reference.y, reference.z, reference.z_box])
-        np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1.0, np.abs(theirs).max()))
-    assert compared >= 80
 
 
 def test_a_feasible_problem_is_solved_without_shifts() -> None:
