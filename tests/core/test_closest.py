@@ -35,6 +35,7 @@ SOLVED = nbqp.Status.SOLVED
 SHIFTED = nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE
 MIXTURE = list(random_infeasible_mixture(np.random.default_rng(5), 500))
 SHIFTS = ("s_e", "s_i", "s_box")
+DATA = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 WELL_SCALED = [
     random_infeasible_qp(
         np.random.default_rng([3, k]), contradiction=contradiction, kind=kind, name=f"{contradiction}-{kind}"
@@ -43,6 +44,9 @@ WELL_SCALED = [
     for contradiction in ("equality", "rows", "bounds", "mixed", "underdetermined", "overdetermined")
     for kind in ("strictly_convex", "low_rank", "lp")
 ]  # fmt: skip
+STRICTLY_CONVEX = [
+    p for p in WELL_SCALED if "strictly" in p.name and "overdetermined" not in p.name
+]
 OVERDETERMINED = [
     random_infeasible_qp(
         np.random.default_rng([4, k]), contradiction="overdetermined", kind=kind, margin=0.5, name=kind
@@ -190,6 +194,30 @@ def test_gradients_match_central_differences_where_x_is_differentiable(
         np.testing.assert_allclose(exact, numeric, rtol=0.0, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.parametrize("problem", STRICTLY_CONVEX, ids=lambda p: p.name)
+def test_gradients_of_vectors_and_of_h_match_central_differences(problem: Problem) -> None:
+    """Other than its rows, they may move without a jump: the violated rows keep their range."""
+    rng = np.random.default_rng(12)
+    sol = solve(problem.data, TIGHT)
+    given = cotangents(rng, sol, ("x", *SHIFTS))
+    grads = nbqp.vjp(sol, **given)
+    full = problem.data.full()
+    for name in ("H", "g", "b", "l", "u", "lb", "ub"):
+        ours = getattr(grads, f"dL_d{name}")
+        if ours is None:
+            continue
+        finite = np.argwhere(np.isfinite(getattr(full, name)))
+        entries = [tuple(e) for e in rng.permutation(finite)[:8]]
+        numeric = central_differences(
+            lambda d: solve(d, TIGHT), problem.data, linear_loss(given), name, entries, h=1e-4
+        )
+        exact = np.array([ours[e] for e in entries])
+        scale = max(1.0, np.abs(ours).max(initial=0.0))
+        np.testing.assert_allclose(exact, numeric, rtol=0.0, atol=1e-5 * scale, err_msg=name)
+    if problem.name.startswith("underdetermined"):  # elsewhere active rows may determine x
+        assert np.abs(grads.dL_dH).max() > 1e-3
+
+
 @pytest.mark.parametrize("problem", WELL_SCALED, ids=lambda p: p.name)
 def test_gradients_match_the_least_squares_oracle(problem: Problem) -> None:
     sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
@@ -208,7 +236,7 @@ def test_directional_derivatives_match_the_oracle_and_the_adjoint(problem: Probl
     sol, full = solve(problem.data), problem.data.full()
     moved = {
         f"d{name}": rng.standard_normal(getattr(full, name).shape)
-        for name in ("g", "A", "b", "C", "l", "u")
+        for name in DATA
         if getattr(problem.data, name) is not None
     }
     forward = nbqp.jvp(sol, **moved)
