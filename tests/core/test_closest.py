@@ -262,50 +262,6 @@ def test_a_loss_on_multipliers_warns_and_returns_the_least_norm_answer() -> None
         np.testing.assert_allclose(getattr(grads, name), expected[name], atol=1e-6)
 
 
-def test_feasible_and_infeasible_samples_share_a_batch() -> None:
-    """ProxSuite: mean over the batch in one mode, sum in the other; float32; batched C crashes."""
-    rng = np.random.default_rng(8)
-    C = np.stack([np.vstack([row, -row]) for row in rng.standard_normal((6, 5))])
-    u = np.where(np.arange(6)[:, None] % 2 == 0, 1.0, -0.5) * np.ones((6, 2))
-    g = rng.standard_normal((6, 5))
-    batch = nbqp.solve_batch(np.eye(5), g, C=C, u=u, settings=CLOSEST)
-    assert [s is SHIFTED for s in batch.status] == [False, True] * 3
-    given = cotangents(rng, batch, ("x", "s_i"))
-    grads = nbqp.vjp(batch, **given)
-    assert grads.dL_dC.dtype == np.float64
-    total = np.zeros((5, 5))
-    for k in range(6):
-        one = nbqp.solve_qp(np.eye(5), g[k], C=C[k], u=u[k], settings=CLOSEST)
-        np.testing.assert_allclose(batch.x[k], one.x, atol=1e-12)
-        single = nbqp.vjp(one, **{name: value[k] for name, value in given.items()})
-        np.testing.assert_allclose(grads.dL_dC[k], single.dL_dC, atol=1e-9)
-        np.testing.assert_allclose(grads.dL_du[k], single.dL_du, atol=1e-9)
-        total += single.dL_dH
-    np.testing.assert_allclose(grads.dL_dH, total, atol=1e-9)
-
-
-def test_lower_sides_and_masked_shifts() -> None:
-    """ProxSuite: the gradient of lower rows is dropped, and a loss on s of inactive rows leaks."""
-    data = Data(
-        H=np.eye(2),
-        g=np.array([0.3, -0.2]),
-        C=np.array([[1.0, 0.5], [-1.0, -0.5], [0.0, 1.0]]),
-        l=np.array([1.0, 0.5, -9.0]),
-    )
-    sol = solve(data, TIGHT)
-    assert sol.status is SHIFTED
-    given = {"dL_dx": np.array([1.0, 2.0]), "dL_ds_i": np.array([0.5, -1.0, 3.0])}
-    grads = nbqp.vjp(sol, **given)
-    assert (grads.dL_dC[2] == 0.0).all()
-    entries = [(0,), (1,), (2,)]
-    numeric = central_differences(
-        lambda d: solve(d, TIGHT), data, linear_loss(given), "l", entries, h=1e-4
-    )
-    np.testing.assert_allclose(grads.dL_dl, numeric, atol=1e-7)
-    parallel = adjoint_oracle(data, sol, given, tol=1e-7)
-    np.testing.assert_allclose(grads.dL_dC, parallel["dL_dC"], atol=1e-7)
-
-
 def test_gradients_of_sparse_data_come_on_their_pattern() -> None:
     problem = random_infeasible_qp(
         np.random.default_rng(9), contradiction="mixed", n=12, n_eq=4, n_in=8, density=0.4
