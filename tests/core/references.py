@@ -14,6 +14,7 @@ import numpy as np
 import piqp
 import proxsuite
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from tests.core.oracles import Array, Data, Point, kkt_error, objective, stack_rows
 
@@ -182,8 +183,9 @@ def closest_feasible_reference(
 ) -> Point:
     """Solve a QP, feasible or not, by the two stages of its definition.
 
-    1. min 1/2 ||s||^2 over (x, s), polished, gives the shifts and tells the rows V that have one
-       (among them every row whose sides coincide).
+    1. min 1/2 ||s||^2 over (x, s) tells the rows V that have a shift (among them every row whose
+       sides coincide). On them s = M_V x - bound is the residual of a least-squares problem, which
+       `least_squares` solves: exact, whatever the solver.
     2. The QP on the closest feasible set, where M_V x is fixed and the other rows are as given. It
        is left out where M_V x determines x.
 
@@ -224,9 +226,12 @@ def closest_feasible_reference(
         accept=accept,
     ).x
     V = st.equal | others & (np.abs(first[n:]) > tol)
-    x, s = first[:n], np.where(V, first[n:], 0.0)
     _, size, Vt = np.linalg.svd(M[V], full_matrices=False)
     basis = Vt[size > 1e-11 * size.max(initial=0.0)]
+    s = np.zeros(m)
+    bound = np.where(first[n:] > 0.0, st.upper, st.lower)[V]
+    along, s[V] = least_squares(M[V] @ basis.T.astype(np.longdouble), bound)
+    x = basis.T @ along
     if len(basis) < n:
         rest = others & ~V
         norm = np.linalg.norm(M[rest], axis=1)
@@ -250,6 +255,28 @@ def closest_feasible_reference(
     if not error <= accept:
         raise RuntimeError(f"closest feasible reference: KKT error {error} above {accept}")
     return point
+
+
+def least_squares(M: NDArray[np.longdouble], bound: Array) -> tuple[Array, Array]:
+    """The x of least |M x - bound|, and M x - bound, M of full column rank, in extended precision.
+
+    By Gram-Schmidt, twice: the error of x grows with the square of M's condition number, which
+    leaves of double precision too little to compare with.
+    """
+    Q, size = M.copy(), M.shape[1]
+    R = np.zeros((size, size), np.longdouble)
+    for j in range(size):
+        for _ in range(2):
+            share = Q[:, :j].T @ Q[:, j]
+            R[:j, j] += share
+            Q[:, j] -= Q[:, :j] @ share
+        R[j, j] = np.sqrt(Q[:, j] @ Q[:, j])
+        Q[:, j] /= R[j, j]
+    x = Q.T @ bound
+    residual = Q @ x - bound
+    for j in reversed(range(size)):
+        x[j] = (x[j] - R[j, j + 1 :] @ x[j + 1 :]) / R[j, j]
+    return x.astype(float), residual.astype(float)
 
 
 def least_norm_multipliers(
