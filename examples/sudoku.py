@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,13 @@ from keras import ops
 import nbqp
 from examples.sudoku_boards import (
     BoardsError,
+    DataSet,
     breaks_rules,
     load_boards,
     make_boards,
     to_digits,
 )
-from examples.sudoku_report import Recorder, draw_curves, training_progress
+from examples.sudoku_report import History, Recorder, draw_curves, training_progress
 from nbqp.derivative import DIFFERENTIABLE
 from tf_layer import Learned, QPLayer
 
@@ -53,6 +56,12 @@ class Recipe:
     violation: float = 0.0
 
 
+TOLERANCE = 1e-6
+"""Of a solution, in absolute terms."""
+
+PATIENCE = 1.5
+"""Seconds of a start that need no explanation."""
+
 RECIPES = {
     "qp": Recipe("QP, H = 0.1 I", 0.1, 0.02, 0.8),
     "lp": Recipe("LP, H = 0", 0.0, 0.05, 0.85),
@@ -64,8 +73,11 @@ RECIPES = {
 class SudokuSolver(keras.Model):  # type: ignore[misc]
     """Puzzles (batch, 4, 4, 4) to boards of the same shape, by a QP whose constraints it learns.
 
-    It counts, as metrics, the Newton steps per sample, the violation |Ax - b| and the samples that
-    ended unsolved: these keep their best iterate, so that one of them does not end a training.
+    It counts, as metrics, the Newton steps per sample, the samples that ended unsolved (these keep
+    their best iterate, so that one of them does not end a training), and the violation: the largest
+    entry of |Ax - b|, for the x returned, the A learned, and b = 1 or A exp(log z0). Where b = 1
+    may be out of reach it is the largest shift |s_e|; otherwise it is what the solver's tolerance
+    and single precision leave, and more only where a sample is unsolved.
     """
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
@@ -76,7 +88,9 @@ class SudokuSolver(keras.Model):  # type: ignore[misc]
             b=None if recipe.feasible else np.ones(40),
             lb=0.0,
             feasible=recipe.feasible,
-            settings=nbqp.Settings(eps_abs=1e-6, primal_infeasibility_solving=not recipe.feasible),
+            settings=nbqp.Settings(
+                eps_abs=TOLERANCE, primal_infeasibility_solving=not recipe.feasible
+            ),
             on_failure="keep",
             return_solution=True,
             violation=recipe.violation,
@@ -91,8 +105,15 @@ class SudokuSolver(keras.Model):  # type: ignore[misc]
         self.newton_steps.update_state(out.newton_steps)
         solved = [ops.equal(out.status, status.value) for status in DIFFERENTIABLE]
         self.unsolved.update_state(ops.logical_not(ops.any(solved, axis=0)))
-        self.violation.update_state(ops.norm(out.s_e, axis=1))
+        self.violation.update_state(ops.max(ops.abs(self.residuals(out.x)), axis=1))
         return ops.reshape(out.x, (-1, 4, 4, 4))
+
+    def residuals(self, x: Any) -> Any:
+        """Ax - b of points (batch, 64), (batch, 40), in double precision."""
+        A = ops.cast(self.qp.learned["A"], "float64")
+        z0 = ops.exp(ops.cast(self.qp.log_z0, "float64")) if self.qp.feasible else None
+        b = ops.ones(40, "float64") if z0 is None else ops.matmul(A, z0)
+        return ops.matmul(ops.cast(x, "float64"), ops.transpose(A)) - b
 
 
 def wrong(solutions: Any, boards: Any) -> Any:
@@ -105,13 +126,10 @@ def differs(solutions: Any, boards: Any) -> Any:
     return ops.any(ops.not_equal(to_digits(boards), to_digits(solutions)), axis=(1, 2))
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.sudoku", description="Learn the rules of 4x4 Sudoku by a QP layer."
-    )
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a training, whatever the layer."""
     add = parser.add_argument
-    add("--layer", choices=RECIPES, default="qp", help="default: %(default)s")
-    add("--epochs", type=_positive_int, default=10, metavar="N", help="default: %(default)s")
+    add("--epochs", type=positive_int, default=10, metavar="N", help="default: %(default)s")
     boards = parser.add_mutually_exclusive_group()
     boards.add_argument(
         "--data",
@@ -121,60 +139,76 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     boards.add_argument(
         "--boards",
-        type=_positive_int,
+        type=positive_int,
         default=10_000,
         metavar="N",
         help="boards to make where there is no file; the last 1,000, or a tenth of fewer than "
         "2,000, are the test set (default: %(default)s)",
     )
-    add("--out", type=Path, metavar="DIR", help="for the results; default: sudoku-LAYER")
     add("--seed", type=int, default=0, help="default: %(default)s")
-    add("--batch-size", type=_positive_int, default=150, metavar="N", help="default: %(default)s")
-    add("--learning-rate", type=float, metavar="R", help="of the first epoch; default: the layer's")
-    add("--decay", type=float, metavar="R", help="of the rate per epoch; default: the layer's")
-    args = parser.parse_args(argv)
-    recipe = RECIPES[args.layer]
-    given = {key: getattr(args, key) for key in ("learning_rate", "decay")}
-    args.recipe = dataclasses.replace(recipe, **{k: v for k, v in given.items() if v is not None})
-    args.out = args.out or Path(f"sudoku-{args.layer}")
-    try:
-        args.dataset = load_boards(args.data) if args.data else make_boards(args.boards, args.seed)
-        args.out.mkdir(parents=True, exist_ok=True)
-    except (BoardsError, OSError) as error:
-        parser.error(str(error))
-    return args
+    add("--batch-size", type=positive_int, default=150, metavar="N", help="default: %(default)s")
 
 
-def _positive_int(text: str) -> int:
+def positive_int(text: str) -> int:
+    """An integer of at least 1, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text}")
     return value
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train, test after every epoch, and write history.json, predictions.npy and curves.png."""
-    args = parse(argv)
-    recipe: Recipe = args.recipe
-    train, test = args.dataset.split()
+def prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, out: Path) -> DataSet:
+    """The boards that the options ask for; makes the folder of the results.
+
+    Raises
+    ------
+    SystemExit
+        There are no such boards, or no such folder can be made; the parser says so.
+    """
+    try:
+        boards = load_boards(args.data) if args.data else make_boards(args.boards, args.seed)
+        out.mkdir(parents=True, exist_ok=True)
+    except (BoardsError, OSError) as error:
+        parser.error(str(error))
+    return boards
+
+
+def train(recipe: Recipe, boards: DataSet, args: argparse.Namespace, out: Path) -> History:
+    """Train, test after every epoch, and write history.json, predictions.npy and curves.png.
+
+    Parameters
+    ----------
+    args
+        Holds epochs, batch_size and seed.
+
+    Returns
+    -------
+    History
+        See `Recorder`; empty, and no file is written, where the first epoch was interrupted.
+    """
+    learn, test = boards.split()
     keras.utils.set_random_seed(args.seed)
     model = SudokuSolver(recipe, args.seed)
     rate = keras.optimizers.schedules.ExponentialDecay(
         recipe.learning_rate,
-        -(-len(train.puzzles) // args.batch_size),
+        -(-len(learn.puzzles) // args.batch_size),
         recipe.decay,
         staircase=True,
     )
     model.compile(optimizer=keras.optimizers.Adam(rate), loss="mse", metrics=[wrong, differs])
     with training_progress() as progress:
-        progress.console.print(
-            f"{recipe.label}: {len(train.puzzles):,} boards to train with, "
+        show = functools.partial(progress.console.print, soft_wrap=True, highlight=False)
+        show(
+            f"{recipe.label}: {len(learn.puzzles):,} boards to train with, "
             f"{len(test.puzzles):,} to test with"
         )
-        recorder = Recorder(args.out / "history.json", progress, len(test.puzzles))
+        recorder = Recorder(
+            out / "history.json", progress, len(test.puzzles), show_violation=not recipe.feasible
+        )
         try:
+            warm_up(show)
             model.fit(
-                *train,
+                *learn,
                 batch_size=args.batch_size,
                 epochs=args.epochs,
                 validation_data=test,
@@ -182,20 +216,53 @@ def main(argv: Sequence[str] | None = None) -> int:
                 verbose=0,
             )
         except KeyboardInterrupt:
-            progress.console.print("interrupted: the results are those so far")
+            show("interrupted: the results are those so far")
     history = recorder.history
     if not history:
-        return 130
-    predictions = model.predict(test.puzzles, batch_size=args.batch_size, verbose=0)
-    np.save(args.out / "predictions.npy", predictions)
-    draw_curves(args.out / "curves.png", recipe.label, history, test, predictions)
-    samples = len(history["unsolved"]) * len(train.puzzles)
-    progress.console.print(
-        f"{sum(history['unsolved']):,} of {samples:,} training samples ended unsolved; "
-        f"results in {args.out}",
-        soft_wrap=True,
+        return history
+    predictions = ops.convert_to_numpy(model(test.puzzles))
+    np.save(out / "predictions.npy", predictions)
+    shown = TOLERANCE if not recipe.feasible else None
+    draw_curves(out / "curves.png", recipe.label, history, test, predictions, shown)
+    samples = len(history["unsolved"]) * len(learn.puzzles)
+    show(
+        f"{sum(history['unsolved']):,.0f} of {samples:,} training samples ended unsolved; "
+        f"results in {out}"
     )
-    return 0
+    return history
+
+
+def warm_up(show: Callable[[str], None]) -> None:
+    """Compile or load the solver, and say so where it takes more than a moment."""
+    late = threading.Timer(
+        PATIENCE, show, ["compiling the solver, once on this machine: about half a minute ..."]
+    )
+    late.start()
+    try:
+        nbqp.warmup()
+    finally:
+        late.cancel()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train one layer."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.sudoku", description="Learn the rules of 4x4 Sudoku by a QP layer."
+    )
+    add = parser.add_argument
+    add("--layer", choices=RECIPES, default="qp", help="default: %(default)s")
+    add_training_options(parser)
+    add("--out", type=Path, metavar="DIR", help="for the results; default: sudoku-LAYER")
+    add("--learning-rate", type=float, metavar="R", help="of the first epoch; default: the layer's")
+    add("--decay", type=float, metavar="R", help="of the rate per epoch; default: the layer's")
+    args = parser.parse_args(argv)
+    given = {key: getattr(args, key) for key in ("learning_rate", "decay")}
+    recipe = dataclasses.replace(
+        RECIPES[args.layer], **{key: value for key, value in given.items() if value is not None}
+    )
+    out = args.out or Path(f"sudoku-{args.layer}")
+    boards = prepare(parser, args, out)
+    return 0 if train(recipe, boards, args, out) else 130
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ python -m examples.sudoku_comparison --epochs 20 --out sudoku-comparison
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples import sudoku
+from examples.sudoku import RECIPES, TOLERANCE, add_training_options, prepare, train
 from examples.sudoku_report import draw_comparison
 
 
@@ -21,19 +20,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m examples.sudoku_comparison",
         description="Train all layers of the Sudoku example and compare them in one figure.",
     )
-    parser.add_argument("--epochs", type=int, default=20, help="default: %(default)s")
-    parser.add_argument("--boards", type=int, default=10_000, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("sudoku-comparison"))
+    add_training_options(parser)
+    parser.set_defaults(epochs=20)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("sudoku-comparison"),
+        metavar="DIR",
+        help="for the results; default: %(default)s",
+    )
     args = parser.parse_args(argv)
+    boards = prepare(parser, args, args.out)
     histories = {}
-    for layer, recipe in sudoku.RECIPES.items():
+    for layer, recipe in RECIPES.items():
         out = args.out / layer
-        sizes = ["--epochs", str(args.epochs), "--boards", str(args.boards)]
-        code = sudoku.main(["--layer", layer, "--out", str(out), *sizes])
-        if code != 0:
-            return code
-        histories[recipe.label] = json.loads((out / "history.json").read_text())
-    draw_comparison(args.out / "comparison.png", histories)
+        out.mkdir(exist_ok=True)
+        histories[recipe.label] = train(recipe, boards, args, out)
+        if not histories[recipe.label]:
+            return 130
+    tests = len(boards.split()[1].puzzles)
+    draw_comparison(args.out / "comparison.png", histories, tests, TOLERANCE)
     return 0
 
 

@@ -19,7 +19,7 @@ from examples.sudoku_boards import Boards, DataSet
 
 History = dict[str, list[float]]
 
-INK, GREY, BLUE, RED = "#22313f", "#8a97a3", "#2a6fbb", "#c8443a"
+INK, GREY, BLUE, RED, ORANGE = "#22313f", "#8a97a3", "#2a6fbb", "#c8443a", "#e0922f"
 
 
 def training_progress() -> Progress:
@@ -42,15 +42,19 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         The history as JSON, a list over the epochs for each key: `train_loss` and `test_loss`,
         mean squared errors; `test_wrong` and `test_differs`, numbers of test boards; `newton_steps`,
         the mean of a training sample; `seconds` of training, the test left out; `violation`, the
-        mean of |s_e| = |Ax - b| over the test boards (0 where within the tolerance); `unsolved` and `test_unsolved`, numbers of samples.
+        mean over the test boards of the largest entry of |Ax - b|; `unsolved` and `test_unsolved`,
+        numbers of samples.
     progress
         Of `training_progress`.
     tests
         The number of test boards.
+    show_violation
+        Whether the lines have the violation, which says little where it is 0 by construction.
     """
 
-    def __init__(self, path: Path, progress: Progress, tests: int) -> None:
+    def __init__(self, path: Path, progress: Progress, tests: int, show_violation: bool) -> None:
         super().__init__()
+        self._show_violation = show_violation
         self.history: History = {}
         self._path, self._progress, self._tests = path, progress, tests
         self._task = progress.add_task("epoch", loss="-", wrong="-")
@@ -90,79 +94,114 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self.history.setdefault(key, []).append(value)
         self._path.write_text(json.dumps(self.history) + "\n")
         self._progress.update(self._task, wrong=str(row["test_wrong"]))
+        violation = f" violation {row['violation']:.0e}" if self._show_violation else ""
         self._progress.console.print(
             f"epoch {epoch + 1:2d}  loss {row['train_loss']:.1e} test {row['test_loss']:.1e}"
-            f"  wrong {row['test_wrong']:4d} differs {row['test_differs']:4d}"
-            f"  violation {row['violation']:.0e} unsolved {row['unsolved']}  {row['seconds']:.1f} s",
+            f"  wrong {row['test_wrong']:4d} differs {row['test_differs']:4d}{violation}"
+            f"  unsolved {row['unsolved']}  {row['seconds']:.1f} s",
             highlight=False,
             soft_wrap=True,
         )
 
 
 def draw_curves(
-    path: Path, title: str, history: History, test: DataSet, predictions: Boards
+    path: Path,
+    title: str,
+    history: History,
+    test: DataSet,
+    predictions: Boards,
+    tolerance: float | None,
 ) -> None:
-    """Draw the losses, the wrong boards and one test board, the first that is wrong if any is."""
-    figure = Figure(figsize=(13, 4.2), dpi=150, layout="constrained")
+    """Draw the losses, the wrong boards and one test board, the first that is wrong if any is.
+
+    Where the violation is not zero by construction, ``tolerance`` is what it is judged by, and it
+    has a panel too; None otherwise.
+    """
+    widths = (1.2, 1.2, 1) if tolerance is None else (1.2, 1.2, 1.2, 1)
+    figure = Figure(figsize=(4.1 * sum(widths), 4.4), dpi=150, layout="constrained")
     figure.suptitle(title, color=INK, fontweight="bold")
-    loss, wrong, board = figure.subplots(1, 3, width_ratios=(1.2, 1.2, 1))
-    epochs = range(1, len(history["seconds"]) + 1)
-    _plot(loss, epochs, history, {"train_loss": ("training", BLUE), "test_loss": ("test", RED)})
-    loss.set(title="mean squared error", yscale="log")
-    _plot(
-        wrong,
-        epochs,
-        history,
-        {"test_differs": ("not the solution", BLUE), "test_wrong": ("break a rule", RED)},
-    )
-    # Linear up to one board: none is the aim, and has its place on the axis.
-    wrong.set_yscale("symlog", linthresh=1, subs=range(2, 10))
-    wrong.set(
-        title=f"boards of {len(test.puzzles):,} in the test", ylim=(-0.1, 1.6 * len(test.puzzles))
-    )
-    wrong.yaxis.set_major_formatter("{x:,.0f}")
+    loss, wrong, *rest = figure.subplots(1, len(widths), width_ratios=widths)
+    _plot(loss, history, {"train_loss": ("training", BLUE), "test_loss": ("test", RED)})
+    loss.set_title("mean squared error", color=INK)
+    loss.set_yscale("log")
+    lines = {"test_differs": ("not the solution", BLUE), "test_wrong": ("break a rule", RED)}
+    _plot(wrong, history, lines)
+    _count_boards(wrong, len(test.puzzles))
+    wrong.set_title(f"boards of {len(test.puzzles):,} in the test", color=INK)
+    if tolerance is not None:
+        _plot(rest[0], history, {"violation": ("test", RED)})
+        _judge_violation(rest[0], tolerance)
     differs = (predictions.argmax(axis=3) != test.solutions.argmax(axis=3)).any(axis=(1, 2))
     index = int(differs.argmax())
-    cells = _draw_board(board, test.puzzles[index], test.solutions[index], predictions[index])
+    cells = _draw_board(rest[-1], test.puzzles[index], test.solutions[index], predictions[index])
     verdict = f"{cells} of 16 cells wrong" if cells else "solved"
-    board.set_title(f"test board {index}: {verdict}", color=INK)
+    rest[-1].set_title(f"test board {index}: {verdict}", color=INK)
     figure.savefig(path)
 
 
-def draw_comparison(path: Path, histories: dict[str, History]) -> None:
-    """Draw the wrong boards, the violation of the constraints and the loss of several trainings."""
-    figure = Figure(figsize=(13, 4.2), dpi=150, layout="constrained")
-    panels = {
-        "test_wrong": ("test boards that break a rule", 1.0),
-        "violation": ("mean |Ax - b| over the test boards", 1e-8),
-        "test_loss": ("mean squared error of the test", 1e-6),
-    }
-    for axes, (key, (title, linear)) in zip(
-        figure.subplots(1, len(panels)), panels.items(), strict=True
-    ):
-        for (label, history), colour in zip(
-            histories.items(), (BLUE, RED, INK, GREY), strict=False
-        ):
+def draw_comparison(
+    path: Path, histories: dict[str, History], tests: int, tolerance: float
+) -> None:
+    """Draw the wrong boards, the violation of the constraints and the loss of several trainings.
+
+    tests: the number of test boards; tolerance: the solver's.
+    """
+    figure = Figure(figsize=(14, 5), dpi=150, layout="constrained")
+    figure.suptitle("4x4 Sudoku: the rules learned by a layer", color=INK, fontweight="bold")
+    wrong, violation, loss = figure.subplots(1, 3)
+    panels = {"test_wrong": wrong, "violation": violation, "test_loss": loss}
+    colours = (BLUE, RED, ORANGE, GREY)
+    for key, axes in panels.items():
+        for (label, history), colour, mark in zip(histories.items(), colours, "os^D", strict=True):
             epochs = range(1, len(history[key]) + 1)
-            axes.plot(epochs, history[key], "o-", color=colour, label=label, markersize=3)
-        # Linear near zero, which is the aim, and has its place on the axis.
-        axes.set_yscale("symlog", linthresh=linear)
-        axes.set(title=title, xlabel="epoch", ylim=(-0.1 * linear, None))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False)
+            axes.plot(epochs, history[key], f"{mark}-", color=colour, label=label, markersize=4)
+        _finish(axes)
+    _count_boards(wrong, tests)
+    wrong.set_title(f"boards of {tests:,} in the test that break a rule", color=INK)
+    _judge_violation(violation, tolerance)
+    loss.set_title("mean squared error of the test", color=INK)
+    loss.set_yscale("log")
+    labels = wrong.get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=len(histories), frameon=False)
     figure.savefig(path)
 
 
-def _plot(axes: Axes, epochs: range, history: History, lines: dict[str, tuple[str, str]]) -> None:
+def _count_boards(axes: Axes, tests: int) -> None:
+    # Linear up to one board: none is the aim, and has its place on the axis.
+    axes.set_yscale("symlog", linthresh=1, subs=range(2, 10))
+    axes.set_ylim(-0.15, 1.6 * tests)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+
+
+def _judge_violation(axes: Axes, tolerance: float) -> None:
+    axes.set_yscale("log")
+    axes.axhline(tolerance, color=INK, linestyle=":", linewidth=1)
+    axes.annotate(
+        "the solver's tolerance",
+        (0.98, tolerance),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 4),
+        textcoords="offset points",
+        color=INK,
+        fontsize="small",
+        ha="right",
+    )
+    axes.set_title("largest |Ax - b|, mean over the test boards", color=INK)
+
+
+def _plot(axes: Axes, history: History, lines: dict[str, tuple[str, str]]) -> None:
     for key, (label, colour) in lines.items():
+        epochs = range(1, len(history[key]) + 1)
         axes.plot(epochs, history[key], "o-", color=colour, label=label, markersize=4)
+    _finish(axes)
+    axes.legend(frameon=False)
+
+
+def _finish(axes: Axes) -> None:
     axes.set_xlabel("epoch", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
 
 
 def _draw_board(axes: Axes, puzzle: Any, solution: Any, prediction: Any) -> int:

@@ -23,11 +23,9 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def qps(
-    draw: st.DrawFn, max_n: int = 12, kinds: tuple[Kind, ...] = KINDS, **options: Any
-) -> Problem:
-    """Small problems of `random_qp`; ``options`` fix what is not to be drawn."""
-    n = draw(st.integers(1, max_n))
+def qps(draw: st.DrawFn, kinds: tuple[Kind, ...] = KINDS, **options: Any) -> Problem:
+    """Problems of `random_qp` up to n = 12; ``options`` fix what is not to be drawn."""
+    n = draw(st.integers(1, 12))
     drawn: dict[str, Any] = {
         "kind": draw(st.sampled_from(kinds)),
         "n": n,
@@ -46,17 +44,19 @@ def qps(
     return random_qp(np.random.default_rng(draw(seeds)), **(drawn | options))
 
 
-def regular_qps(max_n: int = 10, **options: Any) -> st.SearchStrategy[Problem]:
-    """Problems whose solution map is differentiable, well scaled: for finite differences."""
+def regular_qps() -> st.SearchStrategy[Problem]:
+    """Well scaled problems whose solution map is differentiable, with any sides active or none.
+
+    Those of `strategies.differentiable_qps` have both sides of rows and of bounds active.
+    """
     fixed = {"degenerate": False, "redundant": 0, "duplicates": 0, "scaling": 0.0}
-    kinds: tuple[Kind, ...] = options.pop("kinds", KINDS[:3])
-    return qps(max_n, kinds, **(fixed | options)).filter(lambda p: p.regular)
+    return qps(KINDS[:3], **fixed).filter(lambda p: p.regular)
 
 
 @st.composite
-def infeasible_qps(draw: st.DrawFn, max_n: int = 10, **options: Any) -> Problem:
-    """Small problems of `random_infeasible_qp`."""
-    n = draw(st.integers(2, max_n))
+def infeasible_qps(draw: st.DrawFn) -> Problem:
+    """Problems of `random_infeasible_qp` up to n = 10."""
+    n = draw(st.integers(2, 10))
     drawn: dict[str, Any] = {
         "contradiction": draw(st.sampled_from(CONTRADICTIONS)),
         "kind": draw(st.sampled_from(KINDS[:3])),
@@ -68,12 +68,12 @@ def infeasible_qps(draw: st.DrawFn, max_n: int = 10, **options: Any) -> Problem:
         "scaling": draw(st.sampled_from([0.0, 1.0])),
         "sparse": draw(st.booleans()),
     }
-    return random_infeasible_qp(np.random.default_rng(draw(seeds)), **(drawn | options))
+    return random_infeasible_qp(np.random.default_rng(draw(seeds)), **drawn)
 
 
 @st.composite
-def quasi_definite_matrices(draw: st.DrawFn, max_n: int = 12) -> tuple[Array, NDArray[np.int64]]:
+def quasi_definite_matrices(draw: st.DrawFn) -> tuple[Array, NDArray[np.int64]]:
     """Matrices of `quasi_definite` with their pivot signs."""
-    n, m = draw(st.integers(1, max_n)), draw(st.integers(0, max_n))
+    n, m = draw(st.integers(1, 12)), draw(st.integers(0, 12))
     density = draw(st.sampled_from([0.1, 0.3, 1.0]))
     return quasi_definite(np.random.default_rng(draw(seeds)), n, m, density)

@@ -406,16 +406,15 @@ def central_differences(
     solve: Callable[[Data], PointLike],
     data: Data,
     loss: Callable[[PointLike], float],
-    name: str | Sequence[str],
+    name: str,
     entries: Iterable[Any],
-    h: float = 1e-3,
-    order: int = 4,
+    h: float,
 ) -> Array:
     """Derivatives of a scalar loss of the solution with respect to entries of one datum.
 
-    H is perturbed symmetrically, by h/2 at (i, j) and at (j, i), so that the result is the
-    gradient of the loss as a function of a full matrix whose symmetric part is used. A tuple of
-    names moves several data together: ``("l", "u")`` gives dL_dl + dL_du where l = u.
+    Of order 4: two steps and Richardson. H is perturbed symmetrically, by h/2 at (i, j) and at
+    (j, i), so that the result is the gradient of the loss as a function of a full matrix whose
+    symmetric part is used.
 
     Parameters
     ----------
@@ -425,32 +424,22 @@ def central_differences(
         Indices into the datum.
     h
         Absolute step.
-    order
-        2, or 4 (two steps, Richardson).
     """
-    names = (name,) if isinstance(name, str) else tuple(name)
     d = data.full()
 
     def value(index: Any, step: float) -> float:
-        moved: dict[str, Array] = {}
-        for k in names:
-            a = np.array(getattr(d, k))
-            if k == "H":
-                a[index] += 0.5 * step
-                a[index[::-1]] += 0.5 * step
-            else:
-                a[index] += step
-            moved[k] = a
-        return loss(solve(replace(d, **moved)))
+        moved = np.array(getattr(d, name))
+        if name == "H":
+            moved[index] += 0.5 * step
+            moved[index[::-1]] += 0.5 * step
+        else:
+            moved[index] += step
+        return loss(solve(replace(d, **{name: moved})))
 
     def slope(index: Any, step: float) -> float:
         return (value(index, step) - value(index, -step)) / (2 * step)
 
-    out = []
-    for index in entries:
-        coarse = slope(index, h)
-        out.append(coarse if order == 2 else (4 * slope(index, h / 2) - coarse) / 3)
-    return np.array(out)
+    return np.array([(4 * slope(k, h / 2) - slope(k, h)) / 3 for k in entries])
 
 
 def forward_differences(

@@ -14,6 +14,7 @@ import numpy as np
 import piqp
 import proxsuite
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from tests.core.oracles import Array, Data, Point, kkt_error, objective, stack_rows
 
@@ -80,27 +81,24 @@ def _piqp(d: Data, tol: float) -> Raw:
 
 
 def _highs(d: Data, tol: float) -> Raw:
-    n, rows = d.n, sp.csc_matrix(np.vstack([d.A, d.C]))
-    model = highspy.HighsModel()
-    lp = model.lp_
-    lp.num_col_, lp.num_row_ = n, rows.shape[0]
+    """The dual simplex method, for LPs."""
+    if d.H.any():
+        raise ValueError("highs: expected an LP")
+    rows = sp.csc_matrix(np.vstack([d.A, d.C]))
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = d.n, rows.shape[0]
     lp.col_cost_, lp.col_lower_, lp.col_upper_ = d.g, d.lb, d.ub
     lp.row_lower_, lp.row_upper_ = np.concatenate([d.b, d.l]), np.concatenate([d.b, d.u])
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_, lp.a_matrix_.index_ = rows.indptr, rows.indices
     lp.a_matrix_.value_ = rows.data
-    if d.H.any():
-        tri = sp.csc_matrix(np.tril(d.H))
-        model.hessian_.dim_ = n
-        model.hessian_.format_ = highspy.HessianFormat.kTriangular
-        model.hessian_.start_, model.hessian_.index_ = tri.indptr, tri.indices
-        model.hessian_.value_ = tri.data
     solver = highspy.Highs()
     solver.silent()
     for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
         solver.setOptionValue(name, max(tol, 1e-10))
+    solver.setOptionValue("solver", "simplex")
     solver.setOptionValue("threads", 1)
-    solver.passModel(model)
+    solver.passModel(lp)
     solver.run()
     out = solver.getSolution()
     dual = -np.array(out.row_dual)
@@ -119,19 +117,16 @@ def reference_solve(
     data: Data,
     solver: str = "clarabel",
     tol: float = 1e-10,
-    polish: bool = True,
     accept: float = 1e-6,
 ) -> Point:
-    """Solve a feasible QP by another solver, on its dense data.
+    """Solve a feasible QP by another solver on its dense data, and polish what it found.
 
     Parameters
     ----------
     solver
-        ``"proxqp"``, ``"clarabel"``, ``"piqp"`` or ``"highs"``.
+        ``"proxqp"``, ``"clarabel"``, ``"piqp"``, or ``"highs"`` for an LP.
     tol
         Tolerance asked of the solver.
-    polish
-        Solve the KKT system of the active set found, see `polished`.
     accept
         Largest `kkt_error` returned.
 
@@ -143,8 +138,7 @@ def reference_solve(
     d = data.full()
     x, y, z, z_box = SOLVERS[solver](d, tol)
     point = Point(x, y, _on_sides(z, d.l, d.u), _on_sides(z_box, d.lb, d.ub))
-    if polish:
-        point = polished(d, point)
+    point = polished(d, point)
     error = kkt_error(d, point)
     if not error <= accept:
         raise RuntimeError(f"reference {solver}: expected a KKT error of {accept}, got {error}")
@@ -185,16 +179,18 @@ def polished(data: Data, point: Point, steps: int = 4, rcond: float = 1e-13) -> 
 
 
 def closest_feasible_reference(
-    data: Data, solver: str = "clarabel", tol: float = 1e-6, accept: float = 1e-6
+    data: Data, solver: str = "clarabel", tol: float = 1e-7, accept: float = 1e-8
 ) -> Point:
     """Solve a QP, feasible or not, by the two stages of its definition.
 
-    1. min 1/2 ||s||^2 over (x, s) tells the rows V with a shift (among them every row whose
-       sides coincide). On them ``M_V' s_V = 0`` and ``M_V x - s_V = bound``, hence
-       ``s_V = -(I - P) bound`` with P the projector on range(M_V): exact, whatever the solver.
-    2. The QP on the closest feasible set, where M_V x is fixed and the other rows are as given.
+    1. min 1/2 ||s||^2 over (x, s) tells the rows V that have a shift (among them every row whose
+       sides coincide). On them s = M_V x - bound is the residual of a least-squares problem, which
+       `least_squares` solves: exact, whatever the solver.
+    2. The QP on the closest feasible set, where M_V x is fixed and the other rows are as given. It
+       is left out where M_V x determines x.
 
-    The multipliers returned are the least-norm ones with the right signs.
+    The multipliers returned are the least-norm ones with the right signs. The columns of both
+    stages, and the rows of the second, are brought to one size.
 
     Parameters
     ----------
@@ -204,10 +200,17 @@ def closest_feasible_reference(
         Smallest shift of an inequality that counts.
     accept
         Largest KKT error of the shifted QP, and of ``||M's||``.
+
+    Raises
+    ------
+    RuntimeError
+        A stage does not end with an error of at most ``accept``.
     """
     d = data.full()
     st = stack_rows(d)
-    M, m, n = st.M, len(st.M), d.n
+    m, n = len(st.M), d.n
+    unit = 1.0 / np.abs(st.M).max(axis=0)
+    M, H, g = st.M * unit, d.H * unit * unit[:, None], d.g * unit
     wide = np.hstack([M, -np.eye(m)])
     others = st.present & ~st.equal
     first = reference_solve(
@@ -220,32 +223,60 @@ def closest_feasible_reference(
             u=st.upper[others],
         ),
         solver,
-        polish=False,
-        accept=1e-5,
-    )
-    shift = first.x[n:]
-    violated = others & (np.abs(shift) > tol)
-    V = st.equal | violated
-    bound = np.where(shift > 0, st.upper, st.lower)[V]
-    x = np.linalg.lstsq(M[V], bound, rcond=1e-11)[0]
-    s = np.zeros(m)
-    s[V] = M[V] @ x - bound
-
+        accept=accept,
+    ).x
+    V = st.equal | others & (np.abs(first[n:]) > tol)
     _, size, Vt = np.linalg.svd(M[V], full_matrices=False)
     basis = Vt[size > 1e-11 * size.max(initial=0.0)]
+    s = np.zeros(m)
+    bound = np.where(first[n:] > 0.0, st.upper, st.lower)[V]
+    along, s[V] = least_squares(M[V] @ basis.T.astype(np.longdouble), bound)
+    x = basis.T @ along
     if len(basis) < n:
-        rest = others & ~violated
+        rest = others & ~V
+        norm = np.linalg.norm(M[rest], axis=1)
         x = reference_solve(
-            Data(d.H, d.g, basis, basis @ x, M[rest], st.lower[rest], st.upper[rest]),
+            Data(
+                H=H,
+                g=g,
+                A=basis,
+                b=basis @ x,
+                C=M[rest] / norm[:, None],
+                l=st.lower[rest] / norm,
+                u=st.upper[rest] / norm,
+            ),
             solver,
             accept=accept,
         ).x
+    x = unit * x
     lam = least_norm_multipliers(d, x, s, solver)
     point = Point(x, *st.split(lam, d), *st.split(s, d), objective(d, x))
-    error = max(kkt_error(d, point), float(np.abs(M.T @ s).max()))
+    error = max(kkt_error(d, point), float(np.abs(st.M.T @ s).max()))
     if not error <= accept:
         raise RuntimeError(f"closest feasible reference: KKT error {error} above {accept}")
     return point
+
+
+def least_squares(M: NDArray[np.longdouble], bound: Array) -> tuple[Array, Array]:
+    """The x of least |M x - bound|, and M x - bound, M of full column rank, in extended precision.
+
+    By Gram-Schmidt, twice: the error of x grows with the square of M's condition number, which
+    leaves of double precision too little to compare with.
+    """
+    Q, size = M.copy(), M.shape[1]
+    R = np.zeros((size, size), np.longdouble)
+    for j in range(size):
+        for _ in range(2):
+            share = Q[:, :j].T @ Q[:, j]
+            R[:j, j] += share
+            Q[:, j] -= Q[:, :j] @ share
+        R[j, j] = np.sqrt(Q[:, j] @ Q[:, j])
+        Q[:, j] /= R[j, j]
+    x = Q.T @ bound
+    residual = Q @ x - bound
+    for j in reversed(range(size)):
+        x[j] = (x[j] - R[j, j + 1 :] @ x[j + 1 :]) / R[j, j]
+    return x.astype(float), residual.astype(float)
 
 
 def least_norm_multipliers(

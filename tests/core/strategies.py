@@ -33,7 +33,6 @@ class Problem:
     data: Data
     solution: Point
     sparse: bool = False
-    degenerate: bool = False
 
     @property
     def args(self) -> dict[str, Any]:
@@ -286,7 +285,7 @@ def random_qp(
         _degenerate(rng, plan, rows, margin)
     _append(rng, plan, redundant, duplicates)
     data, point = plan.finish(rng, H, rng.standard_normal(n), scaling, margin)
-    return Problem(name or kind, data, point, sparse, degenerate)
+    return Problem(name or kind, data, point, sparse)
 
 
 def _degenerate(rng: np.random.Generator, plan: _Plan, rows: list[int], margin: float) -> None:
@@ -348,6 +347,33 @@ def random_mixture(rng: np.random.Generator, count: int = 1000) -> Iterator[Prob
             "sparse": sparse,
         }
         yield random_qp(child, name=f"{k}-{kind}-n{n}", **options)
+
+
+def differentiable_qps(rng: np.random.Generator, count: int) -> Iterator[Problem]:
+    """Problems for finite differences, n = 8, the three kinds in turn.
+
+    The solution map is differentiable, and two equalities, upper and lower sides of rows of C, and
+    upper and lower sides of bounds are active, all with multipliers of at least 0.1. The inverse of
+    the KKT matrix has a norm below 30, so that small steps keep the active set.
+    """
+    found = 0
+    while found < count:
+        kind = KINDS[found % 3]
+        problem = random_qp(rng, kind=kind, n=8, n_eq=2, n_in=7, margin=0.1, name=f"{found}-{kind}")
+        point = problem.solution
+        both = all(z.min() < 0.0 < z.max() for z in (point.z, point.z_box))
+        if both and problem.regular and _sensitivity(problem) < 30.0:
+            found += 1
+            yield problem
+
+
+def _sensitivity(problem: Problem) -> float:
+    """Norm of the inverse of the KKT matrix."""
+    d = problem.data.full()
+    rows = stack_rows(d, problem.solution)
+    M = rows.M[rows.equal | (rows.lam != 0.0)]
+    K = np.block([[d.H, M.T], [M, np.zeros((len(M), len(M)))]])
+    return float(np.linalg.norm(np.linalg.inv(K), 2))
 
 
 # ---------------------------------------------------------------- infeasible problems

@@ -13,24 +13,27 @@ from tests.core.oracles import Data, residuals
 
 EPS = 1e-9
 SETTINGS = nbqp.Settings(eps_abs=EPS)
-RNG = np.random.default_rng(8)
 BATCH, N, N_EQ, N_IN = 40, 12, 3, 8
-A = RNG.standard_normal((BATCH, N_EQ, N))
-X = RNG.random((BATCH, N))
-C = RNG.standard_normal((N_IN, N))
-CX = X @ C.T
-M = RNG.standard_normal((N, N))
-ARGS: dict[str, Any] = {
-    "H": M @ M.T,
-    "g": RNG.standard_normal((BATCH, N)),
-    "A": A,
-    "b": np.einsum("kij,kj->ki", A, X),
-    "C": C,
-    "l": CX - 0.1,
-    "u": CX + RNG.random((BATCH, N_IN)),
-    "lb": 0.0,
-    "ub": 2.0,
-}
+
+
+def arguments() -> dict[str, Any]:
+    rng = np.random.default_rng(8)
+    A, x = rng.standard_normal((BATCH, N_EQ, N)), rng.random((BATCH, N))
+    C, M = rng.standard_normal((N_IN, N)), rng.standard_normal((N, N))
+    return {
+        "H": M @ M.T,
+        "g": rng.standard_normal((BATCH, N)),
+        "A": A,
+        "b": np.einsum("kij,kj->ki", A, x),
+        "C": C,
+        "l": x @ C.T - 0.1,
+        "u": x @ C.T + rng.random((BATCH, N_IN)),
+        "lb": 0.0,
+        "ub": 2.0,
+    }
+
+
+ARGS = arguments()
 
 
 def take(rows: Any) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def test_every_sample_is_solved_on_its_own_data() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_results_are_bit_for_bit_those_of_any_other_batch(threads: int) -> None:
     whole = nbqp.solve_batch(**ARGS, settings=SETTINGS, threads=threads)
-    for rows in (slice(3, 4), slice(None, None, -1), RNG.permutation(BATCH)):
+    for rows in (slice(3, 4), slice(None, None, -1), np.random.default_rng(9).permutation(BATCH)):
         part = nbqp.solve_batch(**take(rows), settings=SETTINGS, threads=1)
         same(whole, part, rows)
 
@@ -91,7 +94,12 @@ def test_an_infeasible_sample_leaves_the_others_alone() -> None:
 
 
 def test_shared_sparse_data_and_warm_starts() -> None:
-    shared = {"H": sp.eye_array(N, format="csc"), "g": ARGS["g"], "C": sp.csc_array(C), "u": 1.0}
+    shared = {
+        "H": sp.eye_array(N, format="csc"),
+        "g": ARGS["g"],
+        "C": sp.csc_array(ARGS["C"]),
+        "u": 1.0,
+    }
     cold = nbqp.solve_batch(**shared, settings=SETTINGS)
     warm = nbqp.solve_batch(**shared, settings=SETTINGS, warm_start=cold)
     assert all(status is nbqp.Status.SOLVED for status in warm.status)

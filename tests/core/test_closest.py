@@ -11,12 +11,14 @@ import scipy.sparse as sp
 import nbqp
 from tests.core.oracles import (
     Data,
+    Point,
     adjoint_oracle,
     central_differences,
     jvp_oracle,
     linear_loss,
     objective,
     residuals,
+    wrong_side,
 )
 from tests.core.references import closest_feasible_reference
 from tests.core.strategies import (
@@ -33,6 +35,7 @@ SOLVED = nbqp.Status.SOLVED
 SHIFTED = nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE
 MIXTURE = list(random_infeasible_mixture(np.random.default_rng(5), 500))
 SHIFTS = ("s_e", "s_i", "s_box")
+DATA = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 WELL_SCALED = [
     random_infeasible_qp(
         np.random.default_rng([3, k]), contradiction=contradiction, kind=kind, name=f"{contradiction}-{kind}"
@@ -41,6 +44,9 @@ WELL_SCALED = [
     for contradiction in ("equality", "rows", "bounds", "mixed", "underdetermined", "overdetermined")
     for kind in ("strictly_convex", "low_rank", "lp")
 ]  # fmt: skip
+STRICTLY_CONVEX = [
+    p for p in WELL_SCALED if "strictly" in p.name and "overdetermined" not in p.name
+]
 OVERDETERMINED = [
     random_infeasible_qp(
         np.random.default_rng([4, k]), contradiction="overdetermined", kind=kind, margin=0.5, name=kind
@@ -64,54 +70,69 @@ def cotangents(rng: np.random.Generator, sol: Any, parts: tuple[str, ...]) -> di
     return {f"dL_d{name}": rng.standard_normal(getattr(sol, name).shape) for name in parts}
 
 
+MOST_UNSOLVED = 1
+"""Of the 500: an LP whose multipliers do not settle (438-equality-lp-n18) ends as NUMERICAL_ERROR."""
+
+
+@pytest.fixture(scope="module")
+def solutions() -> list[tuple[Problem, nbqp.Solution]]:
+    """Those of the mixture that are solved; the others have an honest status, and are few."""
+    pairs = [(problem, nbqp.solve_qp(**problem.args, settings=CLOSEST)) for problem in MIXTURE]
+    unsolved = [f"{p.name}: {sol.status.name}" for p, sol in pairs if sol.status is not SHIFTED]
+    print("unsolved:", unsolved)
+    assert len(unsolved) <= MOST_UNSOLVED, unsolved
+    honest = ("NUMERICAL_ERROR", "MAX_ITER_REACHED")
+    assert all(line.endswith(honest) for line in unsolved), unsolved
+    return [(problem, sol) for problem, sol in pairs if sol.status is SHIFTED]
+
+
+def assert_closest(problem: Problem, sol: nbqp.Solution, expected: Point) -> None:
+    """Shifts and objective agree to 1e-6, and x, to 1e-6 of its size, where it is unique."""
+    assert shift_error(sol, expected) <= 1e-6, problem.name
+    assert objective(problem.data, sol.x) == pytest.approx(expected.objective, rel=1e-6, abs=1e-6)
+    if problem.unique_x:
+        atol = 1e-6 * max(1.0, np.abs(expected.x).max())
+        np.testing.assert_allclose(sol.x, expected.x, rtol=0.0, atol=atol, err_msg=problem.name)
+
+
 @pytest.mark.large
-def test_the_smallest_shifts_are_found_and_the_shifted_problem_is_solved() -> None:
-    solved = 0
-    for problem in MIXTURE:
-        sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
-        if sol.status is not SHIFTED:
-            assert sol.status in (nbqp.Status.NUMERICAL_ERROR, nbqp.Status.MAX_ITER_REACHED)
-            continue
-        solved += 1
-        planted, d = problem.solution, problem.data.full()
-        assert shift_error(sol, planted) <= 1e-6, problem.name
-        assert objective(problem.data, sol.x) == pytest.approx(
-            planted.objective, rel=1e-6, abs=1e-6
-        )
-        if problem.unique_x:
-            scale = max(1.0, np.abs(planted.x).max())
-            np.testing.assert_allclose(sol.x, planted.x, rtol=0.0, atol=1e-6 * scale)
+def test_the_smallest_shifts_are_found_and_the_shifted_problem_is_solved(
+    solutions: list[tuple[Problem, nbqp.Solution]],
+) -> None:
+    """From the data: the KKT conditions of the shifted QP, and |A's_e + C's_i + s_box| = 0.
+
+    They hold to the accuracy asked for, a tenth more for the rounding of the sums here.
+    """
+    for problem, sol in solutions:
+        assert_closest(problem, sol, problem.solution)
+        d, shifts = problem.data.full(), (sol.s_e, sol.s_i, sol.s_box)
         pull = d.A.T @ sol.s_e + d.C.T @ sol.s_i + sol.s_box
-        assert np.abs(pull).max() <= 2.0 * EPS
-        shifts = (sol.s_e, sol.s_i, sol.s_box)
+        assert np.abs(pull).max() <= 1.1 * EPS, problem.name
         res = residuals(problem.data, sol.x, sol.y, sol.z, sol.z_box, *shifts)
-        assert max(abs(r) for r in res) <= 2.0 * EPS, problem.name
-    assert solved >= 499
+        assert max(res) <= 1.1 * EPS, problem.name
+        assert wrong_side(problem.data, sol.z, sol.z_box) == 0.0, problem.name
 
 
 @pytest.mark.large
-def test_two_stages_by_another_solver_agree() -> None:
-    """Minimise |s|, then solve the shifted QP; multipliers are those of least norm too."""
-    compared = 0
-    for problem in MIXTURE[:120]:
-        sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
+def test_two_stages_by_another_solver_agree(
+    solutions: list[tuple[Problem, nbqp.Solution]],
+) -> None:
+    """Minimise |s|, then solve the shifted QP: clarabel, and ProxQP where clarabel fails.
+
+    The multipliers are those of least norm. They solve M_J'lam = -(Hx + g), in which M_J of rows
+    that are nearly dependent magnifies the last digits of x: 2e-4 of their size is what they agree
+    to on the worst of the badly scaled problems.
+    """
+    for problem, sol in solutions:
         try:
-            reference = closest_feasible_reference(problem.data)
-        except RuntimeError:  # the other solver does not reach its tolerance
-            continue
-        size, other = (sum(np.sum(getattr(p, s) ** 2) for s in SHIFTS) for p in (sol, reference))
-        assert size <= other + 1e-6, problem.name
-        if size < other - 1e-6:  # its shifts are not the smallest ones
-            continue
-        compared += 1
-        assert shift_error(sol, reference) <= 1e-6, problem.name
-        assert objective(problem.data, sol.x) == pytest.approx(
-            objective(problem.data, reference.x), rel=1e-6, abs=1e-6
+            other = closest_feasible_reference(problem.data, "clarabel")
+        except RuntimeError:
+            other = closest_feasible_reference(problem.data, "proxqp")
+        assert_closest(problem, sol, other)
+        ours, theirs = (np.concatenate([p.y, p.z, p.z_box]) for p in (sol, other))
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0.0, atol=2e-4 * max(1.0, np.abs(theirs).max()), err_msg=problem.name
         )
-        ours = np.concatenate([sol.y, sol.z, sol.z_box])
-        theirs = np.concatenate([reference.y, reference.z, reference.z_box])
-        np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1.0, np.abs(theirs).max()))
-    assert compared >= 80
 
 
 def test_a_feasible_problem_is_solved_without_shifts() -> None:
@@ -173,6 +194,30 @@ def test_gradients_match_central_differences_where_x_is_differentiable(
         np.testing.assert_allclose(exact, numeric, rtol=0.0, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.parametrize("problem", STRICTLY_CONVEX, ids=lambda p: p.name)
+def test_gradients_of_vectors_and_of_h_match_central_differences(problem: Problem) -> None:
+    """Other than its rows, they may move without a jump: the violated rows keep their range."""
+    rng = np.random.default_rng(12)
+    sol = solve(problem.data, TIGHT)
+    given = cotangents(rng, sol, ("x", *SHIFTS))
+    grads = nbqp.vjp(sol, **given)
+    full = problem.data.full()
+    for name in ("H", "g", "b", "l", "u", "lb", "ub"):
+        ours = getattr(grads, f"dL_d{name}")
+        if ours is None:
+            continue
+        finite = np.argwhere(np.isfinite(getattr(full, name)))
+        entries = [tuple(e) for e in rng.permutation(finite)[:8]]
+        numeric = central_differences(
+            lambda d: solve(d, TIGHT), problem.data, linear_loss(given), name, entries, h=1e-4
+        )
+        exact = np.array([ours[e] for e in entries])
+        scale = max(1.0, np.abs(ours).max(initial=0.0))
+        np.testing.assert_allclose(exact, numeric, rtol=0.0, atol=1e-5 * scale, err_msg=name)
+    if problem.name.startswith("underdetermined"):  # elsewhere active rows may determine x
+        assert np.abs(grads.dL_dH).max() > 1e-3
+
+
 @pytest.mark.parametrize("problem", WELL_SCALED, ids=lambda p: p.name)
 def test_gradients_match_the_least_squares_oracle(problem: Problem) -> None:
     sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
@@ -191,7 +236,7 @@ def test_directional_derivatives_match_the_oracle_and_the_adjoint(problem: Probl
     sol, full = solve(problem.data), problem.data.full()
     moved = {
         f"d{name}": rng.standard_normal(getattr(full, name).shape)
-        for name in ("g", "A", "b", "C", "l", "u")
+        for name in DATA
         if getattr(problem.data, name) is not None
     }
     forward = nbqp.jvp(sol, **moved)
@@ -215,50 +260,6 @@ def test_a_loss_on_multipliers_warns_and_returns_the_least_norm_answer() -> None
     expected = adjoint_oracle(WELL_SCALED[0].data, sol, given, tol=1e-7)
     for name in ("dL_dg", "dL_db", "dL_dA"):
         np.testing.assert_allclose(getattr(grads, name), expected[name], atol=1e-6)
-
-
-def test_feasible_and_infeasible_samples_share_a_batch() -> None:
-    """ProxSuite: mean over the batch in one mode, sum in the other; float32; batched C crashes."""
-    rng = np.random.default_rng(8)
-    C = np.stack([np.vstack([row, -row]) for row in rng.standard_normal((6, 5))])
-    u = np.where(np.arange(6)[:, None] % 2 == 0, 1.0, -0.5) * np.ones((6, 2))
-    g = rng.standard_normal((6, 5))
-    batch = nbqp.solve_batch(np.eye(5), g, C=C, u=u, settings=CLOSEST)
-    assert [s is SHIFTED for s in batch.status] == [False, True] * 3
-    given = cotangents(rng, batch, ("x", "s_i"))
-    grads = nbqp.vjp(batch, **given)
-    assert grads.dL_dC.dtype == np.float64
-    total = np.zeros((5, 5))
-    for k in range(6):
-        one = nbqp.solve_qp(np.eye(5), g[k], C=C[k], u=u[k], settings=CLOSEST)
-        np.testing.assert_allclose(batch.x[k], one.x, atol=1e-12)
-        single = nbqp.vjp(one, **{name: value[k] for name, value in given.items()})
-        np.testing.assert_allclose(grads.dL_dC[k], single.dL_dC, atol=1e-9)
-        np.testing.assert_allclose(grads.dL_du[k], single.dL_du, atol=1e-9)
-        total += single.dL_dH
-    np.testing.assert_allclose(grads.dL_dH, total, atol=1e-9)
-
-
-def test_lower_sides_and_masked_shifts() -> None:
-    """ProxSuite: the gradient of lower rows is dropped, and a loss on s of inactive rows leaks."""
-    data = Data(
-        H=np.eye(2),
-        g=np.array([0.3, -0.2]),
-        C=np.array([[1.0, 0.5], [-1.0, -0.5], [0.0, 1.0]]),
-        l=np.array([1.0, 0.5, -9.0]),
-    )
-    sol = solve(data, TIGHT)
-    assert sol.status is SHIFTED
-    given = {"dL_dx": np.array([1.0, 2.0]), "dL_ds_i": np.array([0.5, -1.0, 3.0])}
-    grads = nbqp.vjp(sol, **given)
-    assert (grads.dL_dC[2] == 0.0).all()
-    entries = [(0,), (1,), (2,)]
-    numeric = central_differences(
-        lambda d: solve(d, TIGHT), data, linear_loss(given), "l", entries, h=1e-4
-    )
-    np.testing.assert_allclose(grads.dL_dl, numeric, atol=1e-7)
-    parallel = adjoint_oracle(data, sol, given, tol=1e-7)
-    np.testing.assert_allclose(grads.dL_dC, parallel["dL_dC"], atol=1e-7)
 
 
 def test_gradients_of_sparse_data_come_on_their_pattern() -> None:

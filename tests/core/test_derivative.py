@@ -16,9 +16,8 @@ from tests.core.oracles import (
     forward_differences,
     jvp_oracle,
     linear_loss,
-    stack_rows,
 )
-from tests.core.strategies import Problem, random_mixture, random_qp
+from tests.core.strategies import Problem, differentiable_qps, random_mixture
 
 TIGHT = nbqp.Settings(eps_abs=1e-11)
 EPS = nbqp.Settings(eps_abs=1e-9)
@@ -42,30 +41,21 @@ def tangents(rng: np.random.Generator, data: Data) -> dict[str, np.ndarray]:
     return {f"d{name}": rng.standard_normal(getattr(full, name).shape) for name in given}
 
 
-def regular_problems(count: int) -> list[Problem]:
-    """Differentiable problems with active upper and lower sides of rows and of bounds."""
-    rng = np.random.default_rng(17)
-    problems: list[Problem] = []
-    while len(problems) < count:
-        kind = ("strictly_convex", "low_rank", "lp")[len(problems) % 3]
-        problem = random_qp(rng, kind=kind, n=8, n_eq=2, n_in=7, margin=0.1)  # type: ignore[arg-type]
-        z = np.concatenate([problem.solution.z, problem.solution.z_box])
-        if problem.regular and z.min() < 0.0 < z.max() and sensitivity(problem) < 30.0:
-            problems.append(problem)
-    return problems
-
-
-def sensitivity(problem: Problem) -> float:
-    """Norm of the inverse KKT matrix: differences have to stay within one active set."""
-    d = problem.data.full()
-    rows = stack_rows(d, problem.solution)
-    M = rows.M[rows.equal | (rows.lam != 0.0)]
-    K = np.block([[d.H, M.T], [M, np.zeros((len(M), len(M)))]])
-    return float(np.linalg.norm(np.linalg.inv(K), 2))
-
-
-REGULAR = regular_problems(9)
+REGULAR = list(differentiable_qps(np.random.default_rng(17), 9))
 MIXTURE = list(random_mixture(np.random.default_rng(23), 40))
+
+
+@pytest.mark.parametrize("problem", REGULAR, ids=lambda p: p.name)
+def test_both_sides_of_rows_and_of_bounds_are_active_in_the_problems_below(
+    problem: Problem,
+) -> None:
+    """Seen from the solution of nbqp: sides that hold, with multipliers clear of zero."""
+    sol, d = nbqp.solve_qp(**problem.args, settings=TIGHT), problem.data.full()
+    for value, low, high, z in ((d.C @ sol.x, d.l, d.u, sol.z), (sol.x, d.lb, d.ub, sol.z_box)):
+        assert (np.abs(value - high)[z > 0.05] < 1e-9).any()
+        assert (np.abs(value - low)[z < -0.05] < 1e-9).any()
+        assert (np.abs(z[z != 0.0]) > 0.05).all()
+    assert len(sol.y) == 2
 
 
 @pytest.mark.parametrize("problem", REGULAR, ids=lambda p: p.name)

@@ -1,23 +1,31 @@
-"""What other differentiable QP layers got wrong on feasible problems; each is a case of its own."""
+"""What other differentiable QP layers got wrong, feasible problems first; each is a case of its own.
+
+Those that show in training are in tests/layer/test_peer_defects.py.
+"""
 
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import nbqp
 from tests.core.oracles import Data, adjoint_oracle, central_differences, linear_loss
-from tests.core.strategies import random_qp
+from tests.core.strategies import random_infeasible_qp, random_qp
 
 EPS = nbqp.Settings(eps_abs=1e-10)
+CLOSEST = nbqp.Settings(eps_abs=1e-10, primal_infeasibility_solving=True)
+SHIFTED = nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE
 
 
-def numeric(data: Data, cotangent: dict[str, np.ndarray], name: str) -> np.ndarray:
+def numeric(
+    data: Data, cotangent: dict[str, np.ndarray], name: str, settings: nbqp.Settings = EPS
+) -> np.ndarray:
     shape = getattr(data.full(), name).shape
     slopes = central_differences(
-        lambda d: nbqp.solve_qp(**d.args(), settings=EPS),
+        lambda d: nbqp.solve_qp(**d.args(), settings=settings),
         data,
         linear_loss(cotangent),
         name,
@@ -113,6 +121,20 @@ def test_an_unsolved_problem_has_no_gradient(
         nbqp.vjp(sol, dL_dx=np.ones_like(sol.x))
 
 
+def test_a_certificate_does_not_pose_as_the_solution() -> None:
+    """ProxSuite: x is overwritten by the certificate and returned."""
+    A, g = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0.0, -1.0])
+    for settings, status in ((EPS, "PRIMAL_INFEASIBLE"), (CLOSEST, "DUAL_INFEASIBLE")):
+        sol = nbqp.solve_qp(None, g, A, [0.0, 1.0], settings=settings)
+        assert sol.status.name == status
+        assert sol.certificate is not None
+        proof = np.concatenate([sol.certificate.x, sol.certificate.y])
+        assert np.abs(proof).max() == pytest.approx(1.0)
+        assert not np.allclose(np.concatenate([sol.x, sol.y]), proof)
+        # The best iterate: halfway between the two rows, or on the way there.
+        assert -1e-6 <= sol.x[0] <= 1.0 + 1e-6
+
+
 def true_rules() -> np.ndarray:
     """The 64 rules of 4x4 Sudoku, of rank 40: cells, rows, columns and blocks, each digit once."""
     rules = []
@@ -183,3 +205,117 @@ def test_one_infeasible_sample_leaves_the_others_alone() -> None:
     assert [s.name for s in sol.status] == ["SOLVED", "PRIMAL_INFEASIBLE", "SOLVED"]
     alone = nbqp.solve_qp(np.eye(2), np.zeros(2), np.ones((2, 2)), b[2])
     np.testing.assert_array_equal(sol.x[2], alone.x)
+
+
+@pytest.mark.parametrize("method", ["auto", "semismooth"])
+def test_calls_side_by_side_do_not_share_a_number_of_threads(method: str) -> None:
+    """ProxSuite: one flag of the module says whether a call is parallel."""
+    rng = np.random.default_rng(4)
+    g, A = rng.standard_normal((64, 10)), rng.random((3, 10))
+    settings = nbqp.Settings(method=method)
+
+    def solve(threads: int) -> np.ndarray:
+        sol = nbqp.solve_batch(np.eye(10), g, A, A.sum(axis=1), settings=settings, threads=threads)
+        return nbqp.vjp(sol, dL_dx=np.ones_like(g)).dL_dg
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(solve, [1, 2, 3, 1, 2, 3, 1, 2]):
+            np.testing.assert_array_equal(found, solve(1))
+
+
+def test_differences_are_taken_about_one_point_and_in_one_entry() -> None:
+    """ProxSuite's own tests: the base point is reset in the loop, and no inequality is active."""
+    data = five_rows(np.ones(5))
+    seen: list[Data] = []
+
+    def solve(moved: Data) -> nbqp.Solution:
+        seen.append(moved)
+        return nbqp.solve_qp(**moved.args(), settings=EPS)
+
+    central_differences(solve, data, lambda sol: float(sol.x[0]), "C", [(0, 1), (2, 3)], h=1e-3)
+    assert len(seen) == 8
+    for moved in seen:
+        assert moved.C is not None
+        assert data.C is not None
+        assert np.count_nonzero(moved.C - data.C) == 1
+    assert (nbqp.solve_qp(**data.args(), settings=EPS).z > 0.4).all()
+
+
+# ---------------------------------------------------------------- closest feasible QPs
+@pytest.mark.parametrize("last", [1.0, 2.0], ids=["feasible", "infeasible"])
+def test_both_modes_sum_the_gradients_of_shared_data(last: float) -> None:
+    """ProxSuite: the mean over the batch in one mode, the sum in the other."""
+    g, A, b = np.array([1.0, -2.0, 0.5]), np.ones((2, 3)), np.array([1.0, last])
+    one = nbqp.solve_qp(np.eye(3), g, A, b, settings=CLOSEST)
+    batch = nbqp.solve_batch(np.eye(3), np.stack([g] * 5), A, b, settings=CLOSEST)
+    assert (one.status is SHIFTED) == (last != 1.0)
+    w, v = np.array([1.0, 2.0, 3.0]), np.array([0.5, -0.5])
+    single = nbqp.vjp(one, dL_dx=w, dL_ds_e=v)
+    grads = nbqp.vjp(batch, dL_dx=np.stack([w] * 5), dL_ds_e=np.stack([v] * 5))
+    for name in ("dL_dH", "dL_dA", "dL_db"):
+        expected = 5.0 * getattr(single, name)
+        np.testing.assert_allclose(getattr(grads, name), expected, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("contradiction", ["equality", "rows", "overdetermined"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_backward_pass_of_an_infeasible_qp_is_as_accurate_as_any(
+    contradiction: str, seed: int
+) -> None:
+    """ProxSuite: it stops after ten iterations at 1e-4, whatever came of them."""
+    problem = random_infeasible_qp(
+        np.random.default_rng([14, seed]),
+        contradiction=contradiction,
+        scaling=0.5,  # type: ignore[arg-type]
+    )
+    sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
+    assert sol.status is SHIFTED
+    rng = np.random.default_rng(seed)
+    given = {f"dL_d{k}": rng.standard_normal(getattr(sol, k).shape) for k in ("x", "s_e", "s_i")}
+    grads = nbqp.vjp(sol, **given)
+    for name, value in adjoint_oracle(problem.data, sol, given, rcond=1e-13).items():
+        ours = getattr(grads, name)
+        if ours is not None:
+            scale = 1.0 + np.abs(value).max(initial=0.0)
+            np.testing.assert_allclose(ours, value, rtol=0.0, atol=1e-8 * scale, err_msg=name)
+
+
+def test_feasible_and_infeasible_samples_share_a_batch() -> None:
+    """ProxSuite: mean over the batch in one mode, sum in the other; float32; batched C crashes."""
+    rng = np.random.default_rng(8)
+    C = np.stack([np.vstack([row, -row]) for row in rng.standard_normal((6, 5))])
+    u = np.where(np.arange(6)[:, None] % 2 == 0, 1.0, -0.5) * np.ones((6, 2))
+    g = rng.standard_normal((6, 5))
+    batch = nbqp.solve_batch(np.eye(5), g, C=C, u=u, settings=CLOSEST)
+    assert [s is SHIFTED for s in batch.status] == [False, True] * 3
+    given = {f"dL_d{k}": rng.standard_normal(getattr(batch, k).shape) for k in ("x", "s_i")}
+    grads = nbqp.vjp(batch, **given)
+    assert grads.dL_dC.dtype == np.float64
+    total = np.zeros((5, 5))
+    for k in range(6):
+        one = nbqp.solve_qp(np.eye(5), g[k], C=C[k], u=u[k], settings=CLOSEST)
+        np.testing.assert_allclose(batch.x[k], one.x, atol=1e-12)
+        single = nbqp.vjp(one, **{name: value[k] for name, value in given.items()})
+        np.testing.assert_allclose(grads.dL_dC[k], single.dL_dC, atol=1e-9)
+        np.testing.assert_allclose(grads.dL_du[k], single.dL_du, atol=1e-9)
+        total += single.dL_dH
+    np.testing.assert_allclose(grads.dL_dH, total, atol=1e-9)
+
+
+def test_lower_sides_and_masked_shifts() -> None:
+    """ProxSuite: the gradient of lower rows is dropped, and a loss on s of inactive rows leaks."""
+    data = Data(
+        H=np.eye(2),
+        g=np.array([0.3, -0.2]),
+        C=np.array([[1.0, 0.5], [-1.0, -0.5], [0.0, 1.0]]),
+        l=np.array([1.0, 0.5, -9.0]),
+    )
+    sol = nbqp.solve_qp(**data.args(), settings=CLOSEST)
+    assert sol.status is SHIFTED
+    given = {"dL_dx": np.array([1.0, 2.0]), "dL_ds_i": np.array([0.5, -1.0, 3.0])}
+    grads = nbqp.vjp(sol, **given)
+    assert (grads.dL_dC[2] == 0.0).all()
+    assert grads.dL_dC.dtype == np.float64
+    np.testing.assert_allclose(grads.dL_dl, numeric(data, given, "l", CLOSEST), atol=1e-7)
+    parallel = adjoint_oracle(data, sol, given, tol=1e-7)
+    np.testing.assert_allclose(grads.dL_dC, parallel["dL_dC"], atol=1e-7)

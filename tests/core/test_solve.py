@@ -39,11 +39,15 @@ def test_a_mixture_is_solved_and_its_residuals_hold_on_the_data(method: str, few
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("other", ["proxqp", "clarabel", "piqp"])
+@pytest.mark.parametrize("other", ["proxqp", "clarabel", "piqp", "highs"])
 def test_a_mixture_agrees_with_other_solvers(other: str) -> None:
-    """Objectives to 1e-7; a gap of 1e-9 leaves a strictly convex x an error of about its root."""
+    """Objectives to 1e-7; a gap of 1e-9 leaves a strictly convex x an error of about its root.
+
+    HiGHS solves the LPs, by the simplex method.
+    """
     compared = 0
-    for problem in MIXTURE:
+    problems = [p for p in MIXTURE if other != "highs" or p.data.H is None]
+    for problem in problems:
         sol = solve(problem)
         try:
             reference = reference_solve(problem.data, solver=other)
@@ -56,7 +60,7 @@ def test_a_mixture_agrees_with_other_solvers(other: str) -> None:
         if "strictly_convex" in problem.name:
             atol = 1e-5 * max(1.0, np.abs(reference.x).max())
             np.testing.assert_allclose(sol.x, reference.x, rtol=0.0, atol=atol)
-    assert compared >= 990
+    assert compared >= 0.99 * len(problems)
 
 
 def test_residual_methods_agree_with_numpy() -> None:

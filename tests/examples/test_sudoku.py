@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
 import nbqp
-from examples import sudoku_comparison
-from examples.sudoku import RECIPES, main
+from examples import sudoku, sudoku_comparison
+from examples.sudoku import RECIPES, SudokuSolver, main
 from examples.sudoku_boards import (
     BoardsError,
     all_solutions,
@@ -75,6 +79,28 @@ def test_a_short_training_learns_and_leaves_its_files(layer: str, tmp_path: path
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("layer", RECIPES)
+def test_the_violation_is_that_of_the_learned_rows(layer: str) -> None:
+    """The shift of b = 1 where rows contradict each other; nothing where b follows A."""
+    model = SudokuSolver(RECIPES[layer], seed=0)
+    puzzles = make_boards(20, seed=5).puzzles
+    model(puzzles)
+    A = model.qp.learned["A"].numpy()
+    A[1] = 2.0 * A[0]
+    model.qp.learned["A"].assign(A)
+    model.violation.reset_state()
+    model(puzzles)
+    out = model.qp(-puzzles.reshape(-1, 64))
+    residuals = np.asarray(model.residuals(out.x))
+    np.testing.assert_allclose(residuals, out.s_e, rtol=0.0, atol=1e-5)
+    worst = np.abs(residuals).max(axis=1)
+    assert float(model.violation.result()) == pytest.approx(worst.mean(), rel=1e-5)
+    if layer == "learn-a":  # t = 1 and 2 t = 1 meet at t = 0.6, or closer where bounds yield too
+        assert ((worst > 0.35) & (worst < 0.4)).all()
+    else:
+        assert worst.max() < 1e-5
+
+
 def test_boards_from_a_file_are_those_of_the_file(tmp_path: pathlib.Path) -> None:
     puzzles, solutions = make_boards(40, seed=2)
     np.savez(tmp_path / "boards.npz", puzzles=puzzles, solutions=solutions)
@@ -112,9 +138,35 @@ def test_a_bad_command_line_ends_with_a_message(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments in (["--data", str(tmp_path / "none.npz")], ["--boards", "3"], ["--epochs", "0"]):
-        with pytest.raises(SystemExit):
-            main(arguments)
-        assert "expected" in capsys.readouterr().err
+        for command in (main, sudoku_comparison.main):
+            with pytest.raises(SystemExit):
+                command([*arguments, "--out", str(tmp_path)])
+            assert "expected" in capsys.readouterr().err
+
+
+def test_a_slow_start_is_explained_and_a_fast_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds in (0.0, 0.3):
+        lines: list[str] = []
+        monkeypatch.setattr(sudoku, "PATIENCE", 0.1)
+        monkeypatch.setattr(nbqp, "warmup", lambda seconds=seconds: time.sleep(seconds))
+        sudoku.warm_up(lines.append)
+        assert len(lines) == (seconds > 0.1)
+        assert all("compiling the solver, once" in line for line in lines)
+
+
+def test_the_examples_quieten_tensorflow_unless_told_otherwise() -> None:
+    script = "import os, examples; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    for given, expected in (({}, "3"), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0")):
+        shown = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment | given,
+            cwd=pathlib.Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert shown.stdout.strip() == expected
 
 
 @pytest.mark.parametrize("curvature", [0.0, 0.1])
@@ -129,9 +181,12 @@ def test_the_true_rules_solve_a_thousand_boards(curvature: float) -> None:
 
 
 def test_the_comparison_trains_all_layers_and_draws_them(tmp_path: pathlib.Path) -> None:
-    arguments = ["--epochs", "1", "--boards", "60", "--out", str(tmp_path)]
-    assert sudoku_comparison.main(arguments) == 0
+    puzzles, solutions = make_boards(60, seed=6)
+    np.savez(tmp_path / "boards.npz", puzzles=puzzles, solutions=solutions)
+    arguments = ["--epochs", "1", "--data", str(tmp_path / "boards.npz"), "--seed", "3"]
+    assert sudoku_comparison.main([*arguments, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     for layer in RECIPES:
         history = json.loads((tmp_path / layer / "history.json").read_text())
         assert len(history["violation"]) == 1
+        assert np.load(tmp_path / layer / "predictions.npy").shape == (6, 4, 4, 4)
