@@ -72,7 +72,7 @@ REFINEMENTS = 12
 # The share of a null vector outside V that counts as none.
 NEGLIGIBLE = 1e-4
 # The weight of the proximal term for b4, the proximal steps, and their relative size at the end.
-PROXIMAL = 1e-6
+PROXIMAL = 1e-5
 PROXIMAL_STEPS = 20
 SETTLED = 1e-9
 
@@ -268,7 +268,7 @@ def _project_multipliers(
             r3[i] = rows.v[i] - Mx[i] if _shifted(side[i]) else 0.0
         for j in range(n):
             r3[n_in + j] = rows.v[n_in + j] - x[j] if _shifted(side_box[j]) else 0.0
-        solve_system(pattern, factor, no_H, A, C, system, SETTLED)
+        solve_system(pattern, factor, no_H, A, C, system, REFINED)
         for j in range(n):
             x[j] += dx[j]
         settled = largest(dx) <= SETTLED * largest(x)

@@ -34,10 +34,10 @@ def set_row_weights(problem, barrier, mu, w):
         lo = problem_lo[i]
         hi = problem_hi[i]
         if lo == hi:
-            w[i] = mu
+            w[i] = mu[i]
             continue
-        W_lo[i] = 1.0 / (s_lo[i] / z_lo[i] + mu) if lo > -np.inf else 0.0
-        W_hi[i] = 1.0 / (s_hi[i] / z_hi[i] + mu) if hi < np.inf else 0.0
+        W_lo[i] = 1.0 / (s_lo[i] / z_lo[i] + mu[i]) if lo > -np.inf else 0.0
+        W_hi[i] = 1.0 / (s_hi[i] / z_hi[i] + mu[i]) if hi < np.inf else 0.0
         W = W_lo[i] + W_hi[i]
         w[i] = 1.0 / W if W > 0.0 else np.inf
 
@@ -109,7 +109,7 @@ def complementarity(problem, barrier, primal, dual):
 
 @kernel
 def set_targets(problem, barrier, sigma_mu, second_order):
-    """C = sigma mu - s z - ds dz (the last term in the corrector only) on every side."""
+    """Set c = sigma mu - s z - ds dz on every side; second_order: 1, or 0 to drop the last term."""
     lo = problem.lo
     c_lo = barrier.c_lo
     c_hi = barrier.c_hi
@@ -122,11 +122,8 @@ def set_targets(problem, barrier, sigma_mu, second_order):
     ds_hi = barrier.ds_hi
     dz_hi = barrier.dz_hi
     for i in range(len(lo)):
-        c_lo[i] = sigma_mu - s_lo[i] * z_lo[i]
-        c_hi[i] = sigma_mu - s_hi[i] * z_hi[i]
-        if second_order:
-            c_lo[i] -= ds_lo[i] * dz_lo[i]
-            c_hi[i] -= ds_hi[i] * dz_hi[i]
+        c_lo[i] = sigma_mu - s_lo[i] * z_lo[i] - second_order * ds_lo[i] * dz_lo[i]
+        c_hi[i] = sigma_mu - s_hi[i] * z_hi[i] - second_order * ds_hi[i] * dz_hi[i]
 
 
 @kernel

@@ -18,14 +18,22 @@ import numpy as np
 from nbqp.kernels.csc import add_transposed_product
 from nbqp.kernels.dense import copy, largest
 from nbqp.kernels.jit import kernel
+from nbqp.kernels.kkt import factor_system, solve_system
 from nbqp.kernels.residuals import (
     measure,
     set_tolerances,
-    side_of,
     update_dual,
     update_products,
 )
-from nbqp.kernels.semismooth import detect_dual_infeasible, minimise
+from nbqp.kernels.semismooth import (
+    PATIENCE,
+    SOLVE_TOLERANCE,
+    SUFFICIENT_DECREASE,
+    detect_dual_infeasible,
+    minimise,
+    run_semismooth,
+    set_active,
+)
 from nbqp.kernels.state import copy_point
 from nbqp.kernels.status import (
     ABORTED,
@@ -36,22 +44,29 @@ from nbqp.kernels.status import (
     STALLED,
 )
 
-MU_START = 1e-2
+# The first mu: the less curvature the objective has, the fewer outer steps small ones save. LPs end
+# in one or two.
+MU_START = 1e-3
+LEAST_MU_START = 1e-4
 MU_FLOOR = 1e-8
-RHO_START = 1e-4
+RHO_START = 1e-6
 RHO_FLOOR = 1e-7
-SUFFICIENT_DECREASE = 0.25
-PATIENCE = 12
 # The factor on mu where the shifts have settled and x is not accurate enough.
 RELAX = 100.0
 # Multipliers of least norm: first and last weight of the proximal term, number of proximal steps.
 NORM_RHO = 1e-7
 NORM_RHO_FLOOR = 1e-13
 NORM_STEPS = 8
+# Penalties and Newton steps of the QP with the shifts that have been found.
+SHIFTED_MU = 1e-5
+SHIFTED_RHO = 1e-8
+SHIFTED_STEPS = 10
+# Rows that are exchanged one by one before the semismooth method exchanges many at a time.
+EXCHANGES = 12
 
 
 @kernel
-def _set_penalties(problem, mu, system, work):
+def set_penalties(problem, mu, system, work):
     """The same mu for all rows in the user's units, relative to the mean row."""
     mu_e = system.mu_e
     work_mu = work.mu
@@ -112,30 +127,6 @@ def set_shift(pattern, problem, it, shift):
 
 
 @kernel
-def _measure(problem, it, shift, res):
-    """Residuals of the shifted QP, in the user's units: 0, dual, |gap| (see `residuals`)."""
-    unit_d = problem.unit_d
-    dual_terms = it.dual
-    x = it.x
-    v = it.v
-    z = it.z
-    s = shift.s
-    lo = problem.lo
-    hi = problem.hi
-    dual = 0.0
-    gap = 0.0
-    for j in range(len(x)):
-        dual = max(dual, abs(dual_terms[j]) * unit_d[j])
-        gap += x[j] * dual_terms[j]
-    for i in range(len(z)):
-        if z[i] != 0.0:
-            gap -= z[i] * (v[i] - s[i] - side_of(z[i], lo[i], hi[i]))
-    res[0] = 0.0
-    res[1] = dual
-    res[2] = abs(gap) / problem.cost[0]
-
-
-@kernel
 def _set_norm_problem(problem, it, shift, tolerance, norm):
     """G = Hx + g, and sides 0 where a multiplier may be: above, below, or both."""
     g = norm.g
@@ -158,88 +149,179 @@ def _set_norm_problem(problem, it, shift, tolerance, norm):
 
 
 @kernel
-def _bound_multipliers(
-    pattern,
-    factor,
-    entries,
-    problem,
-    norm,
-    it,
-    point,
-    base,
-    step,
-    shift,
-    system,
-    work,
-    options,
-    limits,
-):
+def _exchange_rows(ws):
+    """Least-norm multipliers by exchanging one row at a time, from the feasible ones in ws.it.z.
+
+    The non-negative least squares of Lawson and Hanson (1974): the row leaves the active ones whose
+    multiplier is the first to vanish on the way to those of least norm; when there is none, the row
+    enters whose side ws.saved.x, the dual solution, violates most. ws.it.z is overwritten.
+    """
+    pattern = ws.pattern
+    norm = ws.norm
+    saved = ws.saved
+    system = ws.system
+    steps = ws.limits.steps
+    active = ws.work.active
+    mu = ws.work.mu
+    g = norm.g
+    lo = norm.lo
+    hi = norm.hi
+    unit = norm.unit
+    v = saved.v
+    z = ws.it.z
+    w = system.w
+    r1 = system.r1
+    dz = system.dz
+    for i in range(len(z)):
+        active[i] = np.sign(z[i]) if lo[i] < hi[i] else -1
+    for j in range(pattern.n):
+        r1[j] = -g[j]
+    system.r2[:] = 0.0
+    system.r3[:] = 0.0
+    for _ in range(EXCHANGES):
+        for i in range(len(w)):
+            w[i] = mu[i] if active[i] != 0 else np.inf
+        factor_system(pattern, ws.factor, ws.entries, norm.H, norm.A, norm.C, system)
+        steps[0] += 1
+        solve_system(pattern, ws.factor, norm.H, norm.A, norm.C, system, SOLVE_TOLERANCE)
+        t = 1.0
+        chosen = -1
+        for i in range(len(z)):
+            if lo[i] < hi[i] and active[i] * dz[i] < 0.0 and z[i] / (z[i] - dz[i]) < t:
+                t = z[i] / (z[i] - dz[i])
+                chosen = i
+        for i in range(len(z)):
+            if active[i] != 0:
+                z[i] += t * (dz[i] - z[i])
+        if chosen >= 0:
+            active[chosen] = 0
+            z[chosen] = 0.0
+            continue
+        copy(system.dx, saved.x)
+        update_products(pattern, norm, saved)
+        worst = 0.0
+        for i in range(len(z)):
+            violation = max(v[i] - hi[i], lo[i] - v[i]) * unit[i]
+            if active[i] == 0 and violation > worst:
+                worst = violation
+                chosen = i
+        if chosen < 0:
+            return
+        active[chosen] = 1 if v[chosen] > hi[chosen] else -1
+    copy(system.dx, saved.x)
+
+
+@kernel
+def _bound_multipliers(ws, options):
     """Replace it.y and it.z by the multipliers of least norm; returns whether they solve the QP.
 
     min 1/2 |lam|^2  s.t.  M'lam = -(Hx + g),  lam_i >= 0 on upper, <= 0 on lower sides, else 0,
 
     whose dual is a penalty problem on the same pattern: min_w (Hx + g)'w + 1/2 dist^2(Mw, sides),
-    lam = Mw - clip(Mw), with norms of the user's units. it.Hx, it.v and shift are up to date. norm,
-    point, base, step, work.res and the system are overwritten, it.x is not.
+    lam = Mw - clip(Mw), with norms of the user's units. it.Hx, it.v and ws.shift are up to date;
+    it.x is not modified. ws.norm, saved (w), centre, step, the system and work.res are overwritten.
     """
+    problem = ws.problem
+    norm = ws.norm
+    it = ws.it
+    centre = ws.centre
+    saved = ws.saved
+    system = ws.system
+    work = ws.work
+    rho = system.rho
     tol = work.tol
     res = work.res
-    rho = system.rho
-    _set_norm_problem(problem, it, shift, 10.0 * tol[0], norm)
-    _set_penalties(problem, 1.0, system, work)
+    _set_norm_problem(problem, it, ws.shift, 10.0 * tol[0], norm)
+    set_penalties(problem, 1.0, system, work)
     rho[0] = NORM_RHO
-    point.x[:] = 0.0
-    base.y[:] = 0.0
-    base.z[:] = 0.0
+    _exchange_rows(ws)
+    centre.y[:] = 0.0
+    centre.z[:] = 0.0
     for _ in range(NORM_STEPS):
-        update_products(pattern, norm, point)
-        copy(point.x, base.x)
+        update_products(ws.pattern, norm, saved)
+        copy(saved.x, centre.x)
         system.w[:] = -1.0
-        minimise(pattern, factor, entries, norm, point, base, step, system, work, 0.0, True, limits)
-        copy(point.y, it.y)
-        copy(point.z, it.z)
-        update_dual(pattern, problem, it)
-        _measure(problem, it, shift, res)
-        if res[1] <= tol[1] and (res[2] <= tol[2] or not options.check_duality_gap):
+        set_active(norm, saved.v, centre.z, work.mu, work.active)
+        minimise(ws, norm, saved, centre, 0.0)
+        copy(saved.y, it.y)
+        copy(saved.z, it.z)
+        update_dual(ws.pattern, problem, it)
+        measure(ws.pattern, problem, it, ws.shift, res)
+        if res[1] <= tol[1] and res[2] <= tol[2]:
             return True
         rho[0] = max(0.01 * rho[0], NORM_RHO_FLOOR)
     return False
 
 
 @kernel
-def run_closest(
-    pattern,
-    factor,
-    entries,
-    problem,
-    norm,
-    it,
-    point,
-    base,
-    centre,
-    step,
-    shift,
-    system,
-    work,
-    options,
-    limits,
-):
-    """Outer steps from `it` until the shifted QP is solved; it and shift: overwritten.
+def _move_sides(problem, s_e, s, sign):
+    """Add sign times the shifts to b, lo and hi."""
+    b = problem.b
+    lo = problem.lo
+    hi = problem.hi
+    for i in range(len(s_e)):
+        b[i] += sign * s_e[i]
+    for i in range(len(s)):
+        lo[i] += sign * s[i]
+        hi[i] += sign * s[i]
 
-    norm: see `new_norm_problem`. point, base: iterates to work on. Returns a code of `status`:
-    CONVERGED where the shifts vanish, and are set to 0.
+
+@kernel
+def _solve_shifted(ws, options):
+    """Semismooth steps on the QP with the shifts of ws.shift, from ws.it; whether they solve it.
+
+    x then is as accurate as that of any QP, where the steps that find the shifts left it to within
+    the tolerance of those. ws.saved is overwritten.
     """
+    limits = ws.limits
+    shift = ws.shift
+    s_e = ws.saved.e
+    s = ws.saved.v
+    max_steps = limits.max_steps[0]
+    copy(shift.e, s_e)
+    copy(shift.s, s)
+    _move_sides(ws.problem, s_e, s, 1.0)
+    shift.e[:] = 0.0
+    shift.s[:] = 0.0
+    limits.max_steps[0] = min(max_steps, limits.steps[0] + SHIFTED_STEPS)
+    code = run_semismooth(ws, options, SHIFTED_MU, SHIFTED_RHO)
+    limits.max_steps[0] = max_steps
+    _move_sides(ws.problem, s_e, s, -1.0)
+    copy(s_e, shift.e)
+    copy(s, shift.s)
+    return code == CONVERGED
+
+
+@kernel
+def first_mu(problem):
+    """The first mu, relative to the curvature of the objective."""
+    return max(MU_START * min(largest(problem.H), 1.0), LEAST_MU_START)
+
+
+@kernel
+def run_closest(ws, options):
+    """Outer steps from ws.it until the shifted QP is solved; ws.it and ws.shift hold it.
+
+    Returns a code of `status`: CONVERGED where the shifts vanish, and are set to 0.
+    """
+    pattern = ws.pattern
+    problem = ws.problem
+    it = ws.it
+    centre = ws.centre
+    shift = ws.shift
+    system = ws.system
+    work = ws.work
+    steps = ws.limits.steps
+    max_steps = ws.limits.max_steps
+    outer = ws.limits.outer
+    abort = ws.limits.abort
     rho = system.rho
     tol = work.tol
     res = work.res
-    outer = limits.outer
-    steps = limits.steps
-    max_steps = limits.max_steps
-    abort = limits.abort
     x = it.x
     centre_x = centre.x
     unit_d = problem.unit_d
-    mu = MU_START
+    mu = first_mu(problem)
     proximal = RHO_START
     stale = True
     idle = 0
@@ -247,60 +329,33 @@ def run_closest(
     previous = np.inf
     update_products(pattern, problem, it)
     set_shift(pattern, problem, it, shift)
-    _measure(problem, it, shift, res)
+    measure(pattern, problem, it, shift, res)
     inner_tolerance = max(min(1.0, 0.1 * res[1]), 0.1 * tol[1])
     while True:
         copy_point(it, centre)
         if stale:
-            _set_penalties(problem, mu, system, work)
+            set_penalties(problem, mu, system, work)
             rho[0] = proximal
             system.w[:] = -1.0
-        minimise(
-            pattern,
-            factor,
-            entries,
-            problem,
-            it,
-            centre,
-            step,
-            system,
-            work,
-            inner_tolerance,
-            stale,
-            limits,
-        )
+        set_active(problem, it.v, centre.z, work.mu, work.active)
+        minimise(ws, problem, it, centre, inner_tolerance)
         stale = False
         outer[0] += 1
         update_products(pattern, problem, it)
         size, change, pull = set_shift(pattern, problem, it, shift)
-        set_tolerances(pattern, problem, it, options.eps_abs, options.eps_rel, tol)
+        set_tolerances(pattern, problem, it, options, tol)
         # Either the shifts vanish, or they are the smallest ones and have settled.
         unmet = min(size, max(pull, change))
         if size <= tol[0]:
-            measure(pattern, problem, it, res)
-            if res[1] <= tol[1] and (res[2] <= tol[2] or not options.check_duality_gap):
-                shift.e[:] = 0.0
-                shift.s[:] = 0.0
+            shift.e[:] = 0.0
+            shift.s[:] = 0.0
+            measure(pattern, problem, it, shift, res)
+            if res[1] <= tol[1] and res[2] <= tol[2]:
                 return CONVERGED
         elif unmet <= tol[0]:
             # The multipliers have grown along s, and the dual residual with them by rounding.
             stale = True
-            if _bound_multipliers(
-                pattern,
-                factor,
-                entries,
-                problem,
-                norm,
-                it,
-                point,
-                base,
-                step,
-                shift,
-                system,
-                work,
-                options,
-                limits,
-            ):
+            if _bound_multipliers(ws, options) or _solve_shifted(ws, options):
                 return SOLVED_CLOSEST_PRIMAL_FEASIBLE
             # x is not accurate enough: on from there, with less cancellation.
             mu = min(RELAX * mu, MU_START)
@@ -308,7 +363,7 @@ def run_closest(
             return ABORTED
         if steps[0] >= max_steps[0]:
             return OUT_OF_STEPS
-        if detect_dual_infeasible(pattern, problem, it, centre, step, options):
+        if detect_dual_infeasible(ws, options):
             return DUAL_INFEASIBLE
         if unmet > SUFFICIENT_DECREASE * previous and unmet > tol[0] and mu > MU_FLOOR:
             mu = max(0.1 * mu, MU_FLOOR)

@@ -130,8 +130,15 @@ def factor_system(pattern, factor, entries, H, A, C, system):
 
 
 @kernel
-def _solve_once(pattern, factor, system, r1, r2, r3, add):
-    """One solve with the factor; the solution is stored in (dx, dy, dz), or added to it."""
+def _clear_solution(system):
+    system.dx[:] = 0.0
+    system.dy[:] = 0.0
+    system.dz[:] = 0.0
+
+
+@kernel
+def _add_solution(pattern, factor, system, r1, r2, r3):
+    """One solve with the factor; its solution is added to (dx, dy, dz)."""
     dx = system.dx
     dy = system.dy
     dz = system.dz
@@ -149,10 +156,6 @@ def _solve_once(pattern, factor, system, r1, r2, r3, add):
         t[position[n + n_eq + i]] = r3[i] if w[i] < DECOUPLED else 0.0
     system.counts[1] += 1
     solve_permuted(factor, system.L, system.pivots, t, system.below)
-    if not add:
-        dx[:] = 0.0
-        dy[:] = 0.0
-        dz[:] = 0.0
     for j in range(n):
         step = t[position[j]]
         dx[j] += step
@@ -228,17 +231,15 @@ def solve_system(pattern, factor, H, A, C, system, tolerance):
     for i in range(len(r3)):
         if w[i] < DECOUPLED:
             size = max(size, abs(r3[i]))
+    _clear_solution(system)
     if size == 0.0:
-        system.dx[:] = 0.0
-        system.dy[:] = 0.0
-        system.dz[:] = 0.0
         return 0.0
-    _solve_once(pattern, factor, system, r1, r2, r3, False)
+    _add_solution(pattern, factor, system, r1, r2, r3)
     error = _residual(pattern, H, A, C, system, 1.0)
     for _ in range(REFINEMENTS):
         if not error > tolerance * size:
             break
-        _solve_once(pattern, factor, system, e1, e2, e3, True)
+        _add_solution(pattern, factor, system, e1, e2, e3)
         previous = error
         error = _residual(pattern, H, A, C, system, 1.0)
         if not error < 0.5 * previous:
@@ -249,7 +250,8 @@ def solve_system(pattern, factor, H, A, C, system, tolerance):
 @kernel
 def solve_regularised(pattern, factor, system):
     """One solve for (dx, dy, dz) with the factor, not refined; see `System`."""
-    _solve_once(pattern, factor, system, system.r1, system.r2, system.r3, False)
+    _clear_solution(system)
+    _add_solution(pattern, factor, system, system.r1, system.r2, system.r3)
 
 
 @kernel
@@ -265,9 +267,7 @@ def refine_unregularised(pattern, factor, H, A, C, system, tolerance, steps):
     w = system.w
     r3 = system.r3
     dx = system.dx
-    dx[:] = 0.0
-    system.dy[:] = 0.0
-    system.dz[:] = 0.0
+    _clear_solution(system)
     size = max(largest(system.r1), largest(system.r2), largest(r3))
     if size == 0.0:
         return 0.0
@@ -278,7 +278,7 @@ def refine_unregularised(pattern, factor, H, A, C, system, tolerance, steps):
     for _ in range(steps):
         if not error > tolerance * size:
             break
-        _solve_once(pattern, factor, system, system.e1, system.e2, system.e3, True)
+        _add_solution(pattern, factor, system, system.e1, system.e2, system.e3)
         previous = error
         error = _residual(pattern, H, A, C, system, 0.0)
         if not error < 0.5 * previous:

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.closest import largest_pull, run_closest, unscale_shift
+from nbqp.kernels.closest import (
+    first_mu,
+    largest_pull,
+    run_closest,
+    set_penalties,
+    unscale_shift,
+)
 from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.residuals import exact_residuals, set_tolerances, update_products
 from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
-from nbqp.kernels.smoothed import run_smoothed, start_smoothed
-from nbqp.kernels.state import (
-    Limits,
-    Options,
-    copy_point,
-    new_barrier,
-    new_iterate,
-    new_norm_problem,
-    new_problem,
-    new_shift,
-    new_system,
-    new_work,
-)
+from nbqp.kernels.smoothed import regularise, run_smoothed, start_smoothed
+from nbqp.kernels.state import Options, copy_point, new_workspace
 from nbqp.kernels.status import (
     ABORTED,
     CONVERGED,
@@ -56,165 +51,90 @@ FINISH_STEPS = 10
 LAST_STEPS = 60
 # Newton steps that a warm start may take before the smoothed phase starts afresh.
 WARM_STEPS = 40
-# Newton steps that the QP as given, and with the closest feasible one, may take before a last attempt.
-FEASIBLE_STEPS = 60
+ELASTIC_RHO = 1e-6
+# Newton steps that the closest feasible QP may take before the QP is tried as given.
 CLOSEST_STEPS = 300
-# An infeasible QP's last x is a start for the closest feasible one unless it has run away.
+# The smoothed phase's x is a start for the closest feasible QP unless it has run away.
 FAR = 1e6
 
 
 @kernel
-def _smoothed_then_semismooth(
-    pattern,
-    factor,
-    entries,
-    problem,
-    it,
-    best,
-    centre,
-    saved,
-    step,
-    barrier,
-    system,
-    work,
-    options,
-    limits,
-):
+def _smoothed_then_semismooth(ws, options):
     """Alternate: smoothed steps to a loose tolerance, an attempt to finish, and tighter again."""
-    start_smoothed(pattern, factor, entries, problem, it, barrier, system)
-    loose = max(1.0, HAND_OVER / options.eps_abs)
+    it = ws.it
+    saved = ws.saved
+    system = ws.system
+    work = ws.work
+    limits = ws.limits
     max_steps = limits.max_steps[0]
-    code = STALLED
+    regularise(ws)
+    start_smoothed(ws)
+    loose = max(1.0, HAND_OVER / options.eps_abs)
     while True:
-        code = run_smoothed(
-            pattern,
-            factor,
-            entries,
-            problem,
-            it,
-            best,
-            step,
-            barrier,
-            system,
-            work,
-            options,
-            limits,
-            loose,
-        )
+        code = run_smoothed(ws, options, loose, 0.0)
         if code == ABORTED or code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
             return code
         copy_point(it, saved)
         rho = system.rho[0]
-        mu = system.mu_e[0] if pattern.n_eq > 0 else 0.0
+        mu = work.mu[0]
         last = code != CONVERGED or loose == 1.0
         steps = LAST_STEPS if last else FINISH_STEPS
         limits.max_steps[0] = min(max_steps, limits.steps[0] + steps)
-        copy_point(best, it)
-        finish = run_semismooth(
-            pattern,
-            factor,
-            entries,
-            problem,
-            it,
-            best,
-            centre,
-            step,
-            system,
-            work,
-            options,
-            limits,
-            NEAR_MU,
-            NEAR_RHO,
-        )
+        copy_point(ws.best, it)
+        finish = run_semismooth(ws, options, NEAR_MU, NEAR_RHO)
         limits.max_steps[0] = max_steps
         if finish == CONVERGED or finish == ABORTED or last:
             return finish
         copy_point(saved, it)
         system.rho[0] = rho
         system.mu_e[:] = mu
+        work.mu[:] = mu
         loose = max(1.0, 1e-3 * loose)
 
 
 @kernel
-def _solve_feasible(
-    pattern,
-    factor,
-    entries,
-    problem,
-    it,
-    best,
-    centre,
-    saved,
-    step,
-    barrier,
-    system,
-    work,
-    options,
-    limits,
-    warm,
-):
-    """The phases that the method asks for, from `it` if that is a warm start; returns a code."""
+def _solve_feasible(ws, options, warm):
+    """The phases that the method asks for, from ws.it if that is a warm start; returns a code."""
+    limits = ws.limits
+    it = ws.it
     code = STALLED
     max_steps = limits.max_steps[0]
     if warm or options.method == SEMISMOOTH:
         if warm and options.method == AUTO:
             limits.max_steps[0] = min(max_steps, WARM_STEPS)
-        code = run_semismooth(
-            pattern,
-            factor,
-            entries,
-            problem,
-            it,
-            best,
-            centre,
-            step,
-            system,
-            work,
-            options,
-            limits,
-            COLD_MU,
-            COLD_RHO,
-        )
+        code = run_semismooth(ws, options, COLD_MU, COLD_RHO)
         limits.max_steps[0] = max_steps
     if options.method == SEMISMOOTH or not (code == STALLED or code == OUT_OF_STEPS):
         return code
-    code = _smoothed_then_semismooth(
-        pattern,
-        factor,
-        entries,
-        problem,
-        it,
-        best,
-        centre,
-        saved,
-        step,
-        barrier,
-        system,
-        work,
-        options,
-        limits,
-    )
+    code = _smoothed_then_semismooth(ws, options)
     if options.method == AUTO and (code == STALLED or code == OUT_OF_STEPS):
         # The other family of steps often finishes what the first one could not.
         it.x[:] = 0.0
         it.y[:] = 0.0
         it.z[:] = 0.0
-        code = run_semismooth(
-            pattern,
-            factor,
-            entries,
-            problem,
-            it,
-            best,
-            centre,
-            step,
-            system,
-            work,
-            options,
-            limits,
-            COLD_MU,
-            COLD_RHO,
-        )
+        code = run_semismooth(ws, options, COLD_MU, COLD_RHO)
+    return code
+
+
+@kernel
+def _solve_closest(ws, options, cold):
+    """The closest feasible QP, from ws.it unless that is a cold start; returns a code."""
+    limits = ws.limits
+    it = ws.it
+    max_steps = limits.max_steps[0]
+    limits.max_steps[0] = min(max_steps, CLOSEST_STEPS)
+    if cold and options.method != SEMISMOOTH:
+        set_penalties(ws.problem, first_mu(ws.problem), ws.system, ws.work)
+        ws.system.rho[0] = ELASTIC_RHO
+        start_smoothed(ws)
+        run_smoothed(ws, options, max(1.0, HAND_OVER / options.eps_abs), 1.0)
+        if not largest(it.x) < FAR:
+            it.x[:] = 0.0
+        it.y[:] = 0.0
+        it.z[:] = 0.0
+    code = run_closest(ws, options)
+    limits.max_steps[0] = max_steps
+    copy_point(it, ws.best)
     return code
 
 
@@ -251,33 +171,24 @@ def _aim(options, factor):
 
 
 @kernel
-def _check(pattern, problem, H, g, A, b, C, l, u, lb, ub, best, options, work, k, out):
-    """Write `best` as the point of sample k, and its exact residuals; whether they are within eps."""
-    unscale_point(pattern, problem, best, out.x[k], out.y[k], out.z[k], out.z_box[k])
+def _check(ws, H, g, A, b, C, l, u, lb, ub, options, k, out):
+    """Write ws.best as the point of sample k, and its exact residuals; whether they are within eps."""
+    pattern = ws.pattern
+    problem = ws.problem
+    best = ws.best
+    tol = ws.work.tol
+    x = out.x[k]
+    y = out.y[k]
+    z = out.z[k]
+    z_box = out.z_box[k]
+    s_e = out.s_e[k]
+    s_i = out.s_i[k]
+    s_box = out.s_box[k]
     res = out.residuals[k]
-    exact_residuals(
-        pattern,
-        H,
-        g,
-        A,
-        b,
-        C,
-        l,
-        u,
-        lb,
-        ub,
-        out.x[k],
-        out.y[k],
-        out.z[k],
-        out.z_box[k],
-        out.s_e[k],
-        out.s_i[k],
-        out.s_box[k],
-        res,
-    )
-    set_tolerances(pattern, problem, best, options.eps_abs, options.eps_rel, work.tol)
-    solved = res[0] <= work.tol[0] and res[1] <= work.tol[1]
-    return solved and (abs(res[2]) <= work.tol[2] or not options.check_duality_gap)
+    unscale_point(pattern, problem, best, x, y, z, z_box)
+    exact_residuals(pattern, H, g, A, b, C, l, u, lb, ub, x, y, z, z_box, s_e, s_i, s_box, res)
+    set_tolerances(pattern, problem, best, options, tol)
+    return res[0] <= tol[0] and res[1] <= tol[1] and abs(res[2]) <= tol[2]
 
 
 @entry
@@ -303,20 +214,15 @@ def solve_range(
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
-    problem = new_problem(pattern)
-    it = new_iterate(pattern)
-    best = new_iterate(pattern)
-    centre = new_iterate(pattern)
-    saved = new_iterate(pattern)
-    step = new_iterate(pattern)
-    barrier = new_barrier(pattern.n_in + pattern.n)
-    system = new_system(pattern, factor)
-    work = new_work(pattern)
-    limits = Limits(
-        np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), abort
-    )
-    shift = new_shift(pattern)
-    norm = new_norm_problem(pattern, problem)
+    ws = new_workspace(pattern, factor, entries, abort)
+    problem = ws.problem
+    it = ws.it
+    best = ws.best
+    shift = ws.shift
+    system = ws.system
+    work = ws.work
+    limits = ws.limits
+    cold = len(warm.x) == 0
     aim = _aim(options, AIM)
     for k in range(begin, end):
         if out.status[k] != NOT_RUN or abort[0] != 0:
@@ -338,8 +244,11 @@ def solve_range(
         system.counts[:] = 0
         work.best_score[0] = np.inf
         work.tol[:] = aim.eps_abs
-        code = STALLED
-        if len(warm.x) > 0:
+        if cold:
+            it.x[:] = 0.0
+            it.y[:] = 0.0
+            it.z[:] = 0.0
+        else:
             scale_point(
                 pattern,
                 problem,
@@ -349,84 +258,17 @@ def solve_range(
                 sample(warm.z_box, k),
                 it,
             )
-        else:
-            it.x[:] = 0.0
-            it.y[:] = 0.0
-            it.z[:] = 0.0
         # Whatever fails before its first iterate has been measured returns its own start.
         update_products(pattern, problem, it)
         copy_point(it, best)
-        shift.e[:] = 0.0
-        shift.s[:] = 0.0
-        given = not options.closest
-        if options.closest and len(warm.x) == 0 and options.method != SEMISMOOTH:
-            # Most samples of a batch may be feasible, which the smoothed phase finds out sooner.
-            limits.max_steps[0] = min(options.max_iter, FEASIBLE_STEPS)
-            code = _smoothed_then_semismooth(
-                pattern,
-                factor,
-                entries,
-                problem,
-                it,
-                best,
-                centre,
-                saved,
-                step,
-                barrier,
-                system,
-                work,
-                aim,
-                limits,
-            )
-            if not largest(it.x) < FAR:
-                it.x[:] = 0.0
-            it.y[:] = 0.0
-            it.z[:] = 0.0
-        if options.closest and (
-            code == STALLED or code == OUT_OF_STEPS or code == PRIMAL_INFEASIBLE
-        ):
-            limits.max_steps[0] = min(options.max_iter, CLOSEST_STEPS)
-            code = run_closest(
-                pattern,
-                factor,
-                entries,
-                problem,
-                norm,
-                it,
-                saved,
-                best,
-                centre,
-                step,
-                shift,
-                system,
-                work,
-                aim,
-                limits,
-            )
-            copy_point(it, best)
-            given = code == STALLED or code == OUT_OF_STEPS
-        limits.max_steps[0] = options.max_iter
-        if given:
-            work.best_score[0] = np.inf
-            code = _solve_feasible(
-                pattern,
-                factor,
-                entries,
-                problem,
-                it,
-                best,
-                centre,
-                saved,
-                step,
-                barrier,
-                system,
-                work,
-                aim,
-                limits,
-                len(warm.x) > 0 and not options.closest,
-            )
+        code = STALLED
+        if options.closest:
+            code = _solve_closest(ws, aim, cold)
+        if not options.closest or code == STALLED or code == OUT_OF_STEPS:
             shift.e[:] = 0.0
             shift.s[:] = 0.0
+            work.best_score[0] = np.inf
+            code = _solve_feasible(ws, aim, not (cold or options.closest))
             if options.closest and code == PRIMAL_INFEASIBLE:
                 # Known to be infeasible, but the closest feasible QP was not found.
                 code = STALLED
@@ -434,34 +276,17 @@ def solve_range(
         s_i = out.s_i[k]
         s_box = out.s_box[k]
         unscale_shift(pattern, problem, shift, s_e, s_i, s_box)
-        solved = _check(pattern, problem, H, g, A, b, C, l, u, lb, ub, best, options, work, k, out)
+        solved = _check(ws, H, g, A, b, C, l, u, lb, ub, options, k, out)
         tighter = AIM
         while not solved and code == CONVERGED and tighter > LAST_AIM:
             # The phases' own residuals are rounded more than those of the check: once more, below.
             tighter *= TIGHTEN
             copy_point(best, it)
             work.best_score[0] = np.inf
-            run_semismooth(
-                pattern,
-                factor,
-                entries,
-                problem,
-                it,
-                best,
-                centre,
-                step,
-                system,
-                work,
-                _aim(options, tighter),
-                limits,
-                NEAR_MU,
-                NEAR_RHO,
-            )
-            solved = _check(
-                pattern, problem, H, g, A, b, C, l, u, lb, ub, best, options, work, k, out
-            )
+            run_semismooth(ws, _aim(options, tighter), NEAR_MU, NEAR_RHO)
+            solved = _check(ws, H, g, A, b, C, l, u, lb, ub, options, k, out)
         if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE:
-            if not solved or largest_pull(pattern, A, C, s_e, s_i, s_box, step.x) > work.tol[0]:
+            if not solved or largest_pull(pattern, A, C, s_e, s_i, s_box, it.x) > work.tol[0]:
                 code = STALLED
         elif solved:
             code = CONVERGED
@@ -471,7 +296,7 @@ def solve_range(
             _unscale_certificate(
                 pattern,
                 problem,
-                step,
+                ws.step,
                 code,
                 out.certificate_x[k],
                 out.certificate_y[k],

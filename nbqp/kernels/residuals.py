@@ -73,48 +73,52 @@ def side_of(z, lo, hi):
 
 
 @kernel
-def measure(pattern, problem, it, res):
-    """Residuals of an iterate whose products are up to date (nothing else is modified).
+def measure(pattern, problem, it, shift, res):
+    """Residuals of an iterate whose products are up to date, about the shifted sides.
 
-    res (3): overwritten by the primal residual, the dual residual and |gap|.
+    res (3): overwritten by the primal residual, the dual residual and |gap|; the rest is not
+    modified.
     """
-    n = pattern.n
-    n_eq = pattern.n_eq
-    n_in = pattern.n_in
-    it_v = it.v
-    it_z = it.z
-    x = it.x
-    it_dual = it.dual
-    y = it.y
-    e = it.e
     unit_d = problem.unit_d
     unit_e = problem.unit_e
     unit = problem.unit
     hi = problem.hi
     lo = problem.lo
+    dual_terms = it.dual
+    e = it.e
+    v = it.v
+    x = it.x
+    y = it.y
+    z = it.z
+    s_e = shift.e
+    s = shift.s
     primal = 0.0
     gap = 0.0
     dual = 0.0
-    for j in range(n):
-        dual = max(dual, abs(it_dual[j]) * unit_d[j])
-        gap += x[j] * it_dual[j]
-    for i in range(n_eq):
-        primal = max(primal, abs(e[i]) * unit_e[i])
-        gap -= y[i] * e[i]
-    for i in range(n_in + n):
-        v = it_v[i]
-        primal = max(primal, max(v - hi[i], lo[i] - v) * unit[i])
-        z = it_z[i]
-        if z != 0.0:
-            gap -= z * (v - side_of(z, lo[i], hi[i]))
+    for j in range(pattern.n):
+        dual = max(dual, abs(dual_terms[j]) * unit_d[j])
+        gap += x[j] * dual_terms[j]
+    for i in range(pattern.n_eq):
+        r = e[i] - s_e[i]
+        primal = max(primal, abs(r) * unit_e[i])
+        gap -= y[i] * r
+    for i in range(len(z)):
+        value = v[i] - s[i]
+        primal = max(primal, max(value - hi[i], lo[i] - value) * unit[i])
+        if z[i] != 0.0:
+            gap -= z[i] * (value - side_of(z[i], lo[i], hi[i]))
     res[0] = primal
     res[1] = dual
     res[2] = abs(gap) / problem.cost[0]
 
 
 @kernel
-def set_tolerances(pattern, problem, it, eps_abs, eps_rel, tol):
-    """Tol (3) = eps_abs + eps_rel * (size of the terms of each residual); as in ProxQP."""
+def set_tolerances(pattern, problem, it, options, tol):
+    """Set tol (3) to eps_abs + eps_rel * (size of the terms of each residual); as in ProxQP.
+
+    A gap that the options leave out may be anything.
+    """
+    eps_rel = options.eps_rel
     n_eq = pattern.n_eq
     n = pattern.n
     problem_b = problem.b
@@ -131,7 +135,9 @@ def set_tolerances(pattern, problem, it, eps_abs, eps_rel, tol):
     it_dual = it.dual
     v = it.v
     e = it.e
-    tol[:] = eps_abs
+    tol[:] = options.eps_abs
+    if not options.check_duality_gap:
+        tol[2] = np.inf
     if eps_rel == 0.0:
         return
     primal = 0.0
@@ -155,9 +161,9 @@ def set_tolerances(pattern, problem, it, eps_abs, eps_rel, tol):
 
 
 @kernel
-def within(res, tol):
-    """Whether all residuals are within their tolerances (False where one is NaN)."""
-    return res[0] <= tol[0] and res[1] <= tol[1] and res[2] <= tol[2]
+def within(res, tol, factor):
+    """Whether all residuals are within factor times their tolerances (False where one is NaN)."""
+    return res[0] <= factor * tol[0] and res[1] <= factor * tol[1] and res[2] <= factor * tol[2]
 
 
 @exact

@@ -41,6 +41,8 @@ SUFFICIENT_DECREASE = 0.25
 PATIENCE = 12
 # Newton steps with the same matrix, which only rounding can ask for, before a subproblem is left.
 REPEATED = 4
+# Residual of a Newton direction, relative to its right-hand side, at which refinement ends.
+SOLVE_TOLERANCE = 1e-13
 
 
 @kernel
@@ -55,7 +57,7 @@ def active_side(v, z, mu, lo, hi):
 
 
 @kernel
-def _set_active(problem, v, z, mu, active):
+def set_active(problem, v, z, mu, active):
     """Fill `active` (m) with the sides at v; returns how many rows changed."""
     lo = problem.lo
     hi = problem.hi
@@ -87,31 +89,34 @@ def _set_multipliers(problem, it, centre, mu_e, mu):
 
 
 @kernel
-def _newton_direction(pattern, factor, problem, it, centre, system, mu, active):
+def _newton_direction(ws, problem, it, centre):
     """(dx, dy, dz) of the subproblem for the active set; it.y, it.z become those it refers to."""
-    n = pattern.n
+    pattern = ws.pattern
+    system = ws.system
     n_eq = pattern.n_eq
-    z = it.z
     r1 = system.r1
     r2 = system.r2
     r3 = system.r3
-    dual = it.dual
-    e = it.e
     mu_e = system.mu_e
+    rho = system.rho[0]
+    mu = ws.work.mu
+    active = ws.work.active
     hi = problem.hi
     lo = problem.lo
-    centre_y = centre.y
-    y = it.y
-    v = it.v
+    dual = it.dual
+    e = it.e
     x = it.x
+    v = it.v
+    y = it.y
+    z = it.z
     centre_x = centre.x
+    centre_y = centre.y
     centre_z = centre.z
     for i in range(len(z)):
         if active[i] == 0:
             z[i] = 0.0
     update_dual(pattern, problem, it)
-    rho = system.rho[0]
-    for j in range(n):
+    for j in range(pattern.n):
         r1[j] = -(dual[j] + rho * (x[j] - centre_x[j]))
     for i in range(n_eq):
         r2[i] = -e[i] - mu_e[i] * (centre_y[i] - y[i])
@@ -121,34 +126,38 @@ def _newton_direction(pattern, factor, problem, it, centre, system, mu, active):
             r3[i] = side - v[i] - mu[i] * (centre_z[i] - z[i])
         else:
             r3[i] = 0.0
-    return solve_system(pattern, factor, problem.H, problem.A, problem.C, system, 1e-13)
+    return solve_system(
+        pattern, ws.factor, problem.H, problem.A, problem.C, system, SOLVE_TOLERANCE
+    )
 
 
 @kernel
-def _step_length(pattern, problem, it, centre, step, system, mu, p):
-    """Exact line search from it.x along step.x, whose products are step.Hx, step.e, step.v."""
-    n = pattern.n
-    n_eq = pattern.n_eq
+def _step_length(ws, problem, it, centre):
+    """Exact line search from it.x along ws.step, whose products are up to date."""
+    pattern = ws.pattern
+    step = ws.step
     step_x = step.x
     step_e = step.e
-    mu_e = system.mu_e
-    v = it.v
     step_Hx = step.Hx
-    centre_y = centre.y
-    centre_z = centre.z
-    Hx = it.Hx
+    rho = ws.system.rho[0]
+    mu_e = ws.system.mu_e
+    mu = ws.work.mu
+    p = ws.work.trial
     g = problem.g
+    Hx = it.Hx
     e = it.e
+    v = it.v
     x = it.x
     centre_x = centre.x
-    rho = system.rho[0]
+    centre_y = centre.y
+    centre_z = centre.z
     a = 0.0
     q = 0.0
-    for j in range(n):
+    for j in range(pattern.n):
         dx = step_x[j]
         a += (Hx[j] + g[j] + rho * (x[j] - centre_x[j])) * dx
         q += (step_Hx[j] + rho * dx) * dx
-    for i in range(n_eq):
+    for i in range(pattern.n_eq):
         a += (centre_y[i] + e[i] / mu_e[i]) * step_e[i]
         q += step_e[i] * step_e[i] / mu_e[i]
     for i in range(len(p)):
@@ -176,51 +185,65 @@ def direction_products(pattern, problem, step):
 
 
 @kernel
-def minimise(
-    pattern, factor, entries, problem, it, centre, step, system, work, tolerance, stale, limits
-):
+def _small_gradient(ws, problem, it, centre, tolerance):
+    """Whether the augmented Lagrangian's gradient is; it.y, it.z are then its multipliers."""
+    system = ws.system
+    work = ws.work
+    rho = system.rho[0]
+    unit_d = problem.unit_d
+    dual = it.dual
+    x = it.x
+    centre_x = centre.x
+    copy(it.y, work.y_ref)
+    copy(it.z, work.z_ref)
+    _set_multipliers(problem, it, centre, system.mu_e, work.mu)
+    update_dual(ws.pattern, problem, it)
+    gradient = 0.0
+    for j in range(len(x)):
+        gradient = max(gradient, abs(dual[j] + rho * (x[j] - centre_x[j])) * unit_d[j])
+    if gradient <= tolerance:
+        return True
+    copy(work.y_ref, it.y)
+    copy(work.z_ref, it.z)
+    return False
+
+
+@kernel
+def minimise(ws, problem, it, centre, tolerance):
     """Minimise the augmented Lagrangian about `centre` from it.x; set it.y and it.z.
 
-    stale: whether the factor does not fit the system's rho and mu_e. limits: see `Limits`.
-    Returns whether it converged.
+    ws.work.active: the rows of the first step. A tolerance of 0 asks for the exact minimum. Where
+    the factor does not fit rho and mu_e, system.w is negative. ws.step is overwritten. Returns
+    whether it converged.
     """
-    v = it.v
-    centre_z = centre.z
-    mu_e = system.mu_e
+    pattern = ws.pattern
+    system = ws.system
+    step = ws.step
+    work = ws.work
+    steps = ws.limits.steps
+    max_steps = ws.limits.max_steps
+    abort = ws.limits.abort
     dx = system.dx
-    step_x = step.x
+    dy = system.dy
+    dz = system.dz
+    w = system.w
+    mu = work.mu
+    active = work.active
     trial = work.trial
     next = work.next
-    n = pattern.n
-    n_eq = pattern.n_eq
-    steps = limits.steps
-    max_steps = limits.max_steps
-    abort = limits.abort
-    H = problem.H
-    A = problem.A
-    C = problem.C
-    x = it.x
-    Hx = it.Hx
-    e = it.e
-    y = it.y
-    dy = system.dy
-    z = it.z
-    dz = system.dz
-    y_ref = work.y_ref
-    z_ref = work.z_ref
+    step_x = step.x
+    step_e = step.e
     step_v = step.v
     step_Hx = step.Hx
-    step_e = step.e
-    dual = it.dual
-    rho = system.rho
-    unit_d = problem.unit_d
-    centre_x = centre.x
-    mu = work.mu
-    w = system.w
-    active = work.active
-    _set_active(problem, v, centre_z, mu, active)
+    x = it.x
+    y = it.y
+    z = it.z
+    Hx = it.Hx
+    e = it.e
+    v = it.v
     repeated = 0
     while steps[0] < max_steps[0] and abort[0] == 0 and repeated < REPEATED:
+        stale = False
         for i in range(len(w)):
             weight = mu[i] if active[i] != 0 else np.inf
             if weight != w[i]:
@@ -228,24 +251,23 @@ def minimise(
                 stale = True
         repeated += 1
         if stale:
-            factor_system(pattern, factor, entries, H, A, C, system)
-            stale = False
+            factor_system(pattern, ws.factor, ws.entries, problem.H, problem.A, problem.C, system)
             steps[0] += 1
             repeated = 0
-        _newton_direction(pattern, factor, problem, it, centre, system, mu, active)
+        _newton_direction(ws, problem, it, centre)
         copy(dx, step_x)
         direction_products(pattern, problem, step)
         for i in range(len(w)):
             trial[i] = v[i] + step_v[i]
             next[i] = active[i]
-        changed = _set_active(problem, trial, centre_z, mu, next)
+        changed = set_active(problem, trial, centre.z, mu, next)
         t = 1.0
         if changed > 0:
-            t = _step_length(pattern, problem, it, centre, step, system, mu, trial)
-        for j in range(n):
+            t = _step_length(ws, problem, it, centre)
+        for j in range(len(x)):
             x[j] += t * step_x[j]
             Hx[j] += t * step_Hx[j]
-        for i in range(n_eq):
+        for i in range(len(y)):
             e[i] += t * step_e[i]
             y[i] += dy[i]
         for i in range(len(w)):
@@ -254,25 +276,15 @@ def minimise(
         if changed == 0:
             return True
         if t == 0.0:
-            _set_multipliers(problem, it, centre, mu_e, mu)
+            _set_multipliers(problem, it, centre, system.mu_e, mu)
             return True
-        changed = _set_active(problem, v, centre_z, mu, active)
+        changed = set_active(problem, v, centre.z, mu, active)
         if tolerance > 0.0:
-            copy(y, y_ref)
-            copy(z, z_ref)
-            _set_multipliers(problem, it, centre, mu_e, mu)
-            update_dual(pattern, problem, it)
-            gradient = 0.0
-            for j in range(n):
-                r = dual[j] + rho[0] * (x[j] - centre_x[j])
-                gradient = max(gradient, abs(r) * unit_d[j])
-            if gradient <= tolerance:
+            if _small_gradient(ws, problem, it, centre, tolerance):
                 return True
-            copy(y_ref, y)
-            copy(z_ref, z)
         elif changed == 0:
             return True
-    _set_multipliers(problem, it, centre, mu_e, mu)
+    _set_multipliers(problem, it, centre, system.mu_e, mu)
     return False
 
 
@@ -332,41 +344,43 @@ def _raise_penalties(pattern, problem, it, system, work, tol):
 
 
 @kernel
-def detect_dual_infeasible(pattern, problem, it, centre, step, options):
-    """Whether x has moved along a certificate since the centre; it is left in step.x."""
-    x = it.x
-    centre_x = centre.x
+def detect_dual_infeasible(ws, options):
+    """Whether x has moved along a certificate since the centre; it is left in ws.step.x."""
+    problem = ws.problem
+    step = ws.step
+    x = ws.it.x
+    centre_x = ws.centre.x
     step_x = step.x
-    for j in range(pattern.n):
+    for j in range(len(x)):
         step_x[j] = x[j] - centre_x[j]
-    direction_products(pattern, problem, step)
+    direction_products(ws.pattern, problem, step)
     return proves_dual_infeasible(
-        pattern, problem, step_x, step.Hx, step.e, step.v, options.eps_dual_inf
+        ws.pattern, problem, step_x, step.Hx, step.e, step.v, options.eps_dual_inf
     )
 
 
 @kernel
-def _detect_infeasible(pattern, problem, it, centre, step, options):
+def _detect_infeasible(ws, options):
     """Certificates in the differences of multipliers and of x since the centre.
 
-    The candidate is left in step.y, step.z (primal) or step.x (dual). Returns a status or
-    CONVERGED where there is none.
+    The candidate is left in ws.step: y and z (primal) or x (dual). Returns a status or CONVERGED
+    where there is none.
     """
-    n_eq = pattern.n_eq
-    n = pattern.n
-    step_y = step.y
-    step_dual = step.dual
-    step_z = step.z
-    z = it.z
-    y = it.y
-    centre_y = centre.y
-    centre_z = centre.z
+    pattern = ws.pattern
+    problem = ws.problem
     n_in = pattern.n_in
-    for i in range(n_eq):
+    y = ws.it.y
+    z = ws.it.z
+    centre_y = ws.centre.y
+    centre_z = ws.centre.z
+    step_y = ws.step.y
+    step_z = ws.step.z
+    step_dual = ws.step.dual
+    for i in range(len(y)):
         step_y[i] = y[i] - centre_y[i]
     for i in range(len(z)):
         step_z[i] = z[i] - centre_z[i]
-    for j in range(n):
+    for j in range(pattern.n):
         step_dual[j] = step_z[n_in + j]
     add_transposed_product(pattern.Ap, pattern.Ai, problem.A, step_y, step_dual)
     add_transposed_product(pattern.Cp, pattern.Ci, problem.C, step_z, step_dual)
@@ -374,96 +388,73 @@ def _detect_infeasible(pattern, problem, it, centre, step, options):
         pattern, problem, step_y, step_z, step_dual, options.eps_primal_inf, options.eps_abs
     ):
         return PRIMAL_INFEASIBLE
-    if detect_dual_infeasible(pattern, problem, it, centre, step, options):
+    if detect_dual_infeasible(ws, options):
         return DUAL_INFEASIBLE
     return CONVERGED
 
 
 @kernel
-def run_semismooth(
-    pattern,
-    factor,
-    entries,
-    problem,
-    it,
-    best,
-    centre,
-    step,
-    system,
-    work,
-    options,
-    limits,
-    mu,
-    rho,
-):
-    """Outer steps from `it` until its residuals are within tolerance.
+def run_semismooth(ws, options, mu, rho):
+    """Outer steps from ws.it until its residuals are within tolerance.
 
-    mu, rho: the first penalties. it, best (the best iterate so far), work.res:
-    overwritten. Returns a code of `status`.
+    mu, rho: the first penalties. ws.best, the best iterate so far, and ws.work.res are kept up to
+    date. Returns a code of `status`.
     """
+    pattern = ws.pattern
+    problem = ws.problem
+    it = ws.it
+    centre = ws.centre
+    system = ws.system
+    work = ws.work
+    steps = ws.limits.steps
+    max_steps = ws.limits.max_steps
+    outer = ws.limits.outer
+    abort = ws.limits.abort
     system_rho = system.rho
     tol = work.tol
     res = work.res
-    outer = limits.outer
-    abort = limits.abort
-    steps = limits.steps
-    max_steps = limits.max_steps
     system.mu_e[:] = mu
     work.mu[:] = mu
     system_rho[0] = rho
     work.violation[:] = np.inf
     system.w[:] = -1.0
-    stale = True
     idle = 0
     previous_dual = np.inf
-    tolerance = tol[1]
     update_products(pattern, problem, it)
-    measure(pattern, problem, it, res)
-    inner_tolerance = max(min(1.0, 0.1 * res[1]), 0.1 * tolerance)
+    measure(pattern, problem, it, ws.shift, res)
+    inner_tolerance = max(min(1.0, 0.1 * res[1]), 0.1 * tol[1])
     while True:
         copy_point(it, centre)
-        solved = minimise(
-            pattern,
-            factor,
-            entries,
-            problem,
-            it,
-            centre,
-            step,
-            system,
-            work,
-            inner_tolerance,
-            stale,
-            limits,
-        )
-        stale = False
+        set_active(problem, it.v, centre.z, work.mu, work.active)
+        solved = minimise(ws, problem, it, centre, inner_tolerance)
         outer[0] += 1
         update_products(pattern, problem, it)
-        measure(pattern, problem, it, res)
-        set_tolerances(pattern, problem, it, options.eps_abs, options.eps_rel, tol)
-        if keep_best(it, best, work):
+        measure(pattern, problem, it, ws.shift, res)
+        set_tolerances(pattern, problem, it, options, tol)
+        if keep_best(it, ws.best, work):
             idle = 0
         else:
             idle += 1
-        if within(res, tol):
+        if within(res, tol, 1.0):
             return CONVERGED
         if abort[0] != 0:
             return ABORTED
         if steps[0] >= max_steps[0]:
             return OUT_OF_STEPS
-        verdict = _detect_infeasible(pattern, problem, it, centre, step, options)
+        verdict = _detect_infeasible(ws, options)
         if verdict != CONVERGED:
             return verdict
         eps = min(tol[0], tol[2])
-        if _raise_penalties(pattern, problem, it, system, work, eps):
-            stale = True
+        stale = _raise_penalties(pattern, problem, it, system, work, eps)
         if res[1] > max(SUFFICIENT_DECREASE * previous_dual, tol[1]) and solved:
             if system_rho[0] > RHO_FLOOR:
                 system_rho[0] = max(0.1 * system_rho[0], RHO_FLOOR)
                 stale = True
         previous_dual = res[1]
         inner_tolerance = max(0.1 * inner_tolerance, 0.1 * tol[1])
-        if idle > PATIENCE and not stale:
+        if stale:
+            system.w[:] = -1.0
+        elif idle > PATIENCE:
             return STALLED
 
 

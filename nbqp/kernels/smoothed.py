@@ -6,7 +6,9 @@ predictor and corrector; the proximal centre is the current iterate (Schwan, Jia
 
     W = 1 / (s_lo / z_lo + mu) + 1 / (s_hi / z_hi + mu),      w = 1 / W
 
-so that pattern, ordering and kernels are shared. It finds the neighbourhood of the solution in few
+so that pattern, ordering and kernels are shared. With the centre 0 instead, and mu kept, rows give way
+by mu times their multiplier, and the limit is the penalty problem, which has a solution whether or not
+the QP is feasible: `closest` starts there. The phase finds the neighbourhood of the solution in few
 steps where the semismooth phase, started cold, would exchange the active set many times.
 """
 
@@ -28,7 +30,7 @@ from nbqp.kernels.csc import add_product
 from nbqp.kernels.dense import copy, largest
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.kkt import factor_system, solve_system
-from nbqp.kernels.residuals import measure, set_tolerances, update_products
+from nbqp.kernels.residuals import measure, set_tolerances, update_products, within
 from nbqp.kernels.semismooth import direction_products, keep_best
 from nbqp.kernels.status import (
     ABORTED,
@@ -52,30 +54,39 @@ LARGE = 1e3
 
 
 @kernel
-def _newton_step(pattern, factor, problem, it, barrier, system, dv):
+def _newton_step(ws, elastic):
     """Newton step for the complementarity targets c_lo, c_hi of the barrier.
 
-    Sets system.dx, dy, dz, the barrier's ds and dz, and dv = M dx. Returns the solve's error.
+    Sets ws.system.dx, dy, dz, the barrier's ds and dz, and ws.step.v = M dx. Returns the solve's
+    error.
     """
+    pattern = ws.pattern
+    problem = ws.problem
+    it = ws.it
+    barrier = ws.barrier
+    system = ws.system
     n = pattern.n
-    n_eq = pattern.n_eq
-    C = problem.C
     n_in = pattern.n_in
-    dx = system.dx
+    lo = problem.lo
+    hi = problem.hi
+    mu = ws.work.mu
+    mu_e = system.mu_e
     r1 = system.r1
     r2 = system.r2
-    problem_lo = problem.lo
-    problem_hi = problem.hi
     r3 = system.r3
+    w = system.w
+    dx = system.dx
     dual = it.dual
     e = it.e
+    v = it.v
+    y = it.y
+    z = it.z
     q_lo = barrier.q_lo
     q_hi = barrier.q_hi
     dz_lo = barrier.dz_lo
     ds_lo = barrier.ds_lo
     dz_hi = barrier.dz_hi
     ds_hi = barrier.ds_hi
-    v = it.v
     s_lo = barrier.s_lo
     W_lo = barrier.W_lo
     s_hi = barrier.s_hi
@@ -84,87 +95,98 @@ def _newton_step(pattern, factor, problem, it, barrier, system, dv):
     z_hi = barrier.z_hi
     c_lo = barrier.c_lo
     c_hi = barrier.c_hi
-    w = system.w
-    m = len(dv)
+    dv = ws.step.v
     for j in range(n):
         r1[j] = -dual[j]
-    for i in range(n_eq):
-        r2[i] = -e[i]
-    for i in range(m):
-        lo = problem_lo[i]
-        hi = problem_hi[i]
+    for i in range(pattern.n_eq):
+        r2[i] = elastic * mu_e[i] * y[i] - e[i]
+    for i in range(len(dv)):
         r3[i] = 0.0
-        if lo == hi:
-            r3[i] = hi - v[i]
+        give = elastic * mu[i]
+        if lo[i] == hi[i]:
+            r3[i] = hi[i] - v[i] + give * z[i]
             continue
         total = 0.0
-        if lo > -np.inf:
-            r = lo - v[i] + s_lo[i]
-            q_lo[i] = r + c_lo[i] / z_lo[i]
+        if lo[i] > -np.inf:
+            q_lo[i] = lo[i] - v[i] + s_lo[i] - give * z_lo[i] + c_lo[i] / z_lo[i]
             total -= W_lo[i] * q_lo[i]
-        if hi < np.inf:
-            r = v[i] - hi + s_hi[i]
-            q_hi[i] = r + c_hi[i] / z_hi[i]
+        if hi[i] < np.inf:
+            q_hi[i] = v[i] - hi[i] + s_hi[i] - give * z_hi[i] + c_hi[i] / z_hi[i]
             total += W_hi[i] * q_hi[i]
         if total != 0.0:
             r3[i] = -w[i] * total
-    error = solve_system(pattern, factor, problem.H, problem.A, C, system, SOLVE_TOLERANCE)
+    error = solve_system(
+        pattern, ws.factor, problem.H, problem.A, problem.C, system, SOLVE_TOLERANCE
+    )
     for i in range(n_in):
         dv[i] = 0.0
-    add_product(pattern.Cp, pattern.Ci, C, dx, dv)
+    add_product(pattern.Cp, pattern.Ci, problem.C, dx, dv)
     copy(dx, dv[n_in:])
-    for i in range(m):
-        lo = problem_lo[i]
-        hi = problem_hi[i]
-        if lo == hi:
+    for i in range(len(dv)):
+        if lo[i] == hi[i]:
             continue
-        if lo > -np.inf:
+        if lo[i] > -np.inf:
             dz_lo[i] = W_lo[i] * (q_lo[i] - dv[i])
             ds_lo[i] = (c_lo[i] - s_lo[i] * dz_lo[i]) / z_lo[i]
-        if hi < np.inf:
+        if hi[i] < np.inf:
             dz_hi[i] = W_hi[i] * (q_hi[i] + dv[i])
             ds_hi[i] = (c_hi[i] - s_hi[i] * dz_hi[i]) / z_hi[i]
     return error
 
 
 @kernel
-def _start(pattern, factor, entries, problem, it, barrier, system):
-    """Mehrotra's starting point: least squares on the rows, then shifted into the interior."""
+def regularise(ws):
+    """Set the first rho and mu of a phase that solves the QP itself."""
+    ws.system.rho[0] = RHO_START
+    ws.system.mu_e[:] = MU_START
+    ws.work.mu[:] = MU_START
+
+
+@kernel
+def start_smoothed(ws):
+    """Mehrotra's starting point: least squares on the rows, then shifted into the interior.
+
+    The rho and mu of ws.system and ws.work are set before.
+    """
+    pattern = ws.pattern
+    problem = ws.problem
+    it = ws.it
+    system = ws.system
+    barrier = ws.barrier
     problem_lo = problem.lo
+    problem_hi = problem.hi
     H = problem.H
     A = problem.A
     C = problem.C
-    n = pattern.n
-    n_eq = pattern.n_eq
-    it_z = it.z
+    b = problem.b
+    g = problem.g
+    mu = ws.work.mu
     w = system.w
     r1 = system.r1
     r2 = system.r2
-    b = problem.b
     r3 = system.r3
-    problem_hi = problem.hi
+    it_z = it.z
+    v = it.v
     s_lo = barrier.s_lo
     s_hi = barrier.s_hi
     z_lo = barrier.z_lo
     z_hi = barrier.z_hi
-    g = problem.g
-    mu_e = system.mu_e
-    v = it.v
     m = len(problem_lo)
+    forget_step(barrier)
     for i in range(m):
         free = problem_lo[i] == -np.inf and problem_hi[i] == np.inf
         w[i] = np.inf if free else 1.0
         if problem_lo[i] == problem_hi[i]:
-            w[i] = mu_e[0] if n_eq > 0 else MU_START
-    factor_system(pattern, factor, entries, H, A, C, system)
-    for j in range(n):
+            w[i] = mu[i]
+    factor_system(pattern, ws.factor, ws.entries, H, A, C, system)
+    for j in range(pattern.n):
         r1[j] = -g[j]
-    for i in range(n_eq):
+    for i in range(pattern.n_eq):
         r2[i] = b[i]
     for i in range(m):
         # The point of the row's interval next to 0.
         r3[i] = min(max(0.0, problem_lo[i]), problem_hi[i])
-    solve_system(pattern, factor, H, A, C, system, SOLVE_TOLERANCE)
+    solve_system(pattern, ws.factor, H, A, C, system, SOLVE_TOLERANCE)
     copy(system.dx, it.x)
     copy(system.dy, it.y)
     copy(system.dz, it_z)
@@ -221,146 +243,143 @@ def _start(pattern, factor, entries, problem, it, barrier, system):
 
 
 @kernel
-def _adapt_regularisation(pattern, problem, it, system, work, mu, error):
+def _adapt_regularisation(ws, mu, error):
     """Raise rho and mu where the solve failed; lower them where they hold a residual up.
 
-    error: of the last solve. Returns the new mu, and stores rho and mu_e.
+    error: of the last solve. Returns the new mu.
     """
+    problem = ws.problem
+    system = ws.system
+    res = ws.work.res
     rho = system.rho
-    n = pattern.n
-    n_eq = pattern.n_eq
-    dz = system.dz
-    res = work.res
     unit_d = problem.unit_d
     unit_e = problem.unit_e
     unit = problem.unit
     dx = system.dx
     dy = system.dy
+    dz = system.dz
     if not error <= FAILED_SOLVE:
         mu = min(100.0 * mu, REGULARISATION_CEILING)
         rho[0] = min(100.0 * rho[0], REGULARISATION_CEILING)
     else:
         held = 0.0
-        for j in range(n):
+        for j in range(len(dx)):
             held = max(held, abs(dx[j]) * unit_d[j])
         if rho[0] * held > 0.1 * res[1]:
             rho[0] = max(0.1 * rho[0], REGULARISATION_FLOOR)
         held = 0.0
-        for i in range(n_eq):
+        for i in range(len(dy)):
             held = max(held, abs(dy[i]) * unit_e[i])
         for i in range(len(dz)):
             held = max(held, abs(dz[i]) * unit[i])
         if mu * held > 0.1 * res[0]:
             mu = max(0.1 * mu, REGULARISATION_FLOOR)
     system.mu_e[:] = mu
+    ws.work.mu[:] = mu
     return mu
 
 
 @kernel
-def _detect_infeasible(pattern, problem, it, step, system, options):
+def _detect_infeasible(ws, options):
     """Certificates in the multipliers themselves and in the last direction; see `semismooth`.
 
-    The candidate is left in step.y, step.z (primal) or step.x (dual).
+    The candidate is left in ws.step: y and z (primal) or x (dual).
     """
-    y = it.y
-    step_y = step.y
-    z = it.z
-    step_z = step.z
-    n = pattern.n
+    pattern = ws.pattern
+    problem = ws.problem
+    it = ws.it
+    step = ws.step
     step_dual = step.dual
-    step_x = step.x
-    g = problem.g
     dual = it.dual
     Hx = it.Hx
-    if max(largest(y), largest(z)) > LARGE:
-        copy(y, step_y)
-        copy(z, step_z)
-        for j in range(n):
+    g = problem.g
+    if max(largest(it.y), largest(it.z)) > LARGE:
+        copy(it.y, step.y)
+        copy(it.z, step.z)
+        for j in range(pattern.n):
             step_dual[j] = dual[j] - Hx[j] - g[j]
         if proves_primal_infeasible(
-            pattern, problem, step_y, step_z, step_dual, options.eps_primal_inf, options.eps_abs
+            pattern, problem, step.y, step.z, step_dual, options.eps_primal_inf, options.eps_abs
         ):
             return PRIMAL_INFEASIBLE
     if largest(it.x) > LARGE:
-        copy(system.dx, step_x)
+        copy(ws.system.dx, step.x)
         direction_products(pattern, problem, step)
         if proves_dual_infeasible(
-            pattern, problem, step_x, step.Hx, step.e, step.v, options.eps_dual_inf
+            pattern, problem, step.x, step.Hx, step.e, step.v, options.eps_dual_inf
         ):
             return DUAL_INFEASIBLE
     return CONVERGED
 
 
 @kernel
-def start_smoothed(pattern, factor, entries, problem, it, barrier, system):
-    """Set the regularisation and the starting point of the phase."""
-    system.rho[0] = RHO_START
-    system.mu_e[:] = MU_START
-    _start(pattern, factor, entries, problem, it, barrier, system)
+def _add_proximal_terms(ws):
+    """Add those of an elastic problem, about 0: sides shift by mu times (y, z), the gradient by rho x."""
+    rho = ws.system.rho[0]
+    dual = ws.it.dual
+    x = ws.it.x
+    for j in range(len(x)):
+        dual[j] += rho * x[j]
+    mu_e = ws.system.mu_e
+    mu = ws.work.mu
+    y = ws.it.y
+    z = ws.it.z
+    s_e = ws.shift.e
+    s = ws.shift.s
+    for i in range(len(y)):
+        s_e[i] = mu_e[i] * y[i]
+    for i in range(len(z)):
+        s[i] = mu[i] * z[i]
 
 
 @kernel
-def run_smoothed(
-    pattern,
-    factor,
-    entries,
-    problem,
-    it,
-    best,
-    step,
-    barrier,
-    system,
-    work,
-    options,
-    limits,
-    factor_tol,
-):
-    """Predictor-corrector steps until the residuals are within factor_tol times their tolerances.
+def run_smoothed(ws, options, loose, elastic):
+    """Predictor-corrector steps until the residuals are within `loose` times their tolerances.
 
-    it, best, barrier, work: overwritten.
-    system.rho and system.mu_e carry the regularisation over to a later call. Returns a code of
+    elastic: 0 to solve the QP, or 1 for the first subproblem of the proximal method of multipliers,
+    about 0, with the rho and mu of ws.system and ws.work; ws.shift is then overwritten. The first
+    point is that of ws.it and ws.barrier. ws.best, the best iterate so far, and ws.work.res are kept
+    up to date, and rho and mu carry the regularisation over to a later call. Returns a code of
     `status`.
     """
-    n_eq = pattern.n_eq
+    pattern = ws.pattern
+    problem = ws.problem
+    it = ws.it
+    barrier = ws.barrier
+    system = ws.system
+    work = ws.work
+    steps = ws.limits.steps
+    max_steps = ws.limits.max_steps
+    abort = ws.limits.abort
     H = problem.H
     res = work.res
     tol = work.tol
-    w = system.w
-    A = problem.A
-    C = problem.C
-    steps = limits.steps
-    n = pattern.n
-    abort = limits.abort
-    max_steps = limits.max_steps
     x = it.x
     y = it.y
     dx = system.dx
     dy = system.dy
-    dz = system.dz
-    mu = system.mu_e[0] if n_eq > 0 else MU_START
-    # One step length for both keeps the dual residual linear where H couples it to x.
-    separate = len(H) == 0
-    dv = step.v
+    mu = work.mu[0]
+    # One step length for both keeps a residual linear where it couples x to the multipliers: the
+    # dual one by H, the primal one by elastic rows.
+    separate = len(H) == 0 and elastic == 0.0
     idle = 0
     lowest = np.inf
     while True:
         net_multipliers(problem, barrier, it)
         update_products(pattern, problem, it)
-        measure(pattern, problem, it, res)
-        set_tolerances(pattern, problem, it, options.eps_abs, options.eps_rel, tol)
-        keep_best(it, best, work)
-        if (
-            res[0] <= factor_tol * tol[0]
-            and res[1] <= factor_tol * tol[1]
-            and res[2] <= factor_tol * tol[2]
-        ):
+        if elastic > 0.0:
+            _add_proximal_terms(ws)
+        measure(pattern, problem, it, ws.shift, res)
+        set_tolerances(pattern, problem, it, options, tol)
+        keep_best(it, ws.best, work)
+        if within(res, tol, loose):
             return CONVERGED
         if abort[0] != 0:
             return ABORTED
         if steps[0] >= max_steps[0]:
             return OUT_OF_STEPS
-        verdict = _detect_infeasible(pattern, problem, it, step, system, options)
-        if verdict != CONVERGED:
+        verdict = _detect_infeasible(ws, options)
+        if verdict == DUAL_INFEASIBLE or (verdict == PRIMAL_INFEASIBLE and elastic == 0.0):
             return verdict
         total, sides = complementarity(problem, barrier, 0.0, 0.0)
         score = res[0] / tol[0] + res[1] / tol[1] + res[2] / tol[2]
@@ -372,34 +391,35 @@ def run_smoothed(
         if idle > PATIENCE or not score < np.inf:
             return STALLED
 
-        set_row_weights(problem, barrier, mu, w)
-        factor_system(pattern, factor, entries, H, A, C, system)
+        set_row_weights(problem, barrier, work.mu, system.w)
+        factor_system(pattern, ws.factor, ws.entries, H, problem.A, problem.C, system)
         steps[0] += 1
         primal = 1.0
         dual = 1.0
         if sides > 0:
-            set_targets(problem, barrier, 0.0, False)
-            error = _newton_step(pattern, factor, problem, it, barrier, system, dv)
+            set_targets(problem, barrier, 0.0, 0.0)
+            error = _newton_step(ws, elastic)
             primal, dual = step_lengths(problem, barrier, separate)
             after, _ = complementarity(problem, barrier, primal, dual)
             ratio = after / total
             sigma = min(1.0, ratio * ratio * ratio)
-            set_targets(problem, barrier, sigma * total / sides, True)
-            error = _newton_step(pattern, factor, problem, it, barrier, system, dv)
+            set_targets(problem, barrier, sigma * total / sides, 1.0)
+            error = _newton_step(ws, elastic)
             primal, dual = step_lengths(problem, barrier, separate)
             primal = min(1.0, TO_BOUNDARY * primal)
             dual = min(1.0, TO_BOUNDARY * dual)
         else:
-            error = _newton_step(pattern, factor, problem, it, barrier, system, dv)
+            error = _newton_step(ws, elastic)
 
         if error <= FAILED_SOLVE:
-            for j in range(n):
+            for j in range(len(x)):
                 x[j] += primal * dx[j]
-            for i in range(n_eq):
+            for i in range(len(y)):
                 y[i] += dual * dy[i]
-            step_barrier(problem, barrier, it, dz, primal, dual)
+            step_barrier(problem, barrier, it, system.dz, primal, dual)
         else:
             # No direction at all, and perhaps NaN: the next one is better regularised.
             forget_step(barrier)
 
-        mu = _adapt_regularisation(pattern, problem, it, system, work, mu, error)
+        if elastic == 0.0:
+            mu = _adapt_regularisation(ws, mu, error)

@@ -14,7 +14,13 @@ import numpy as np
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.struct import struct
-from nbqp.kernels.structure import Floats, Ints
+from nbqp.kernels.structure import (
+    EntriesReference,
+    FactorReference,
+    Floats,
+    Ints,
+    PatternReference,
+)
 from nbqp.kernels.symbolic import PANEL
 
 
@@ -110,7 +116,8 @@ class Options(NamedTuple):
     closest: bool
 
 
-class Limits(NamedTuple):
+@struct
+class Limits:
     """Counters and stops that the phases share; each an array of one."""
 
     steps: Ints  # factorisations of Newton steps so far
@@ -153,6 +160,55 @@ class Barrier:
     q_hi: Floats
     c_lo: Floats
     c_hi: Floats
+
+
+@struct
+class Workspace:
+    """All that the phases of one solve work on."""
+
+    pattern: PatternReference
+    factor: FactorReference
+    entries: EntriesReference
+    problem: Problem
+    norm: Problem  # see `new_norm_problem`
+    it: Iterate
+    best: Iterate  # the best iterate so far
+    centre: Iterate  # of the proximal terms
+    saved: Iterate
+    step: Iterate  # x, y, z and products of a direction
+    barrier: Barrier
+    shift: Shift
+    system: System
+    work: Work
+    limits: Limits
+
+
+@kernel
+def new_workspace(pattern, factor, entries, abort):
+    """`Workspace` of a pattern's sizes; abort (1) is watched, not modified."""
+    problem = new_problem(pattern)
+    return Workspace(
+        pattern,
+        factor,
+        entries,
+        problem,
+        new_norm_problem(pattern, problem),
+        new_iterate(pattern),
+        new_iterate(pattern),
+        new_iterate(pattern),
+        new_iterate(pattern),
+        new_iterate(pattern),
+        new_barrier(pattern.n_in + pattern.n),
+        new_shift(pattern),
+        new_system(pattern, factor),
+        new_work(pattern),
+        Limits(
+            np.zeros(1, dtype=np.int64),
+            np.zeros(1, dtype=np.int64),
+            np.zeros(1, dtype=np.int64),
+            abort,
+        ),
+    )
 
 
 @kernel
