@@ -24,6 +24,7 @@ from nbqp.kernels.residuals import (
     set_tolerances,
     update_dual,
     update_products,
+    within,
 )
 from nbqp.kernels.semismooth import (
     PATIENCE,
@@ -247,7 +248,7 @@ def _bound_multipliers(ws, options):
         copy(saved.z, it.z)
         update_dual(ws.pattern, problem, it)
         measure(ws.pattern, problem, it, ws.shift, res)
-        if res[1] <= tol[1] and res[2] <= tol[2]:
+        if within(res, tol, options):
             return True
         rho[0] = max(0.01 * rho[0], NORM_RHO_FLOOR)
     return False
@@ -350,7 +351,7 @@ def run_closest(ws, options):
             shift.e[:] = 0.0
             shift.s[:] = 0.0
             measure(pattern, problem, it, shift, res)
-            if res[1] <= tol[1] and res[2] <= tol[2]:
+            if within(res, tol, options):
                 return CONVERGED
         elif unmet <= tol[0]:
             # The multipliers have grown along s, and the dual residual with them by rounding.

@@ -13,7 +13,7 @@ from nbqp.kernels.closest import (
 )
 from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.residuals import exact_residuals, set_tolerances, update_products
+from nbqp.kernels.residuals import exact_residuals, set_tolerances, update_products, within
 from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
 from nbqp.kernels.smoothed import regularise, run_smoothed, start_smoothed
@@ -188,7 +188,7 @@ def _check(ws, H, g, A, b, C, l, u, lb, ub, options, k, out):
     unscale_point(pattern, problem, best, x, y, z, z_box)
     exact_residuals(pattern, H, g, A, b, C, l, u, lb, ub, x, y, z, z_box, s_e, s_i, s_box, res)
     set_tolerances(pattern, problem, best, options, tol)
-    return res[0] <= tol[0] and res[1] <= tol[1] and abs(res[2]) <= tol[2]
+    return within(res, tol, options)
 
 
 @entry

@@ -420,6 +420,7 @@ def run_semismooth(ws, options, mu, rho):
     system.w[:] = -1.0
     idle = 0
     previous_dual = np.inf
+    counted = 3 if options.check_duality_gap else 2
     update_products(pattern, problem, it)
     measure(pattern, problem, it, ws.shift, res)
     inner_tolerance = max(min(1.0, 0.1 * res[1]), 0.1 * tol[1])
@@ -431,11 +432,11 @@ def run_semismooth(ws, options, mu, rho):
         update_products(pattern, problem, it)
         measure(pattern, problem, it, ws.shift, res)
         set_tolerances(pattern, problem, it, options, tol)
-        if keep_best(it, ws.best, work):
+        if keep_best(it, ws.best, work, counted):
             idle = 0
         else:
             idle += 1
-        if within(res, tol, 1.0):
+        if within(res, tol, options):
             return CONVERGED
         if abort[0] != 0:
             return ABORTED
@@ -459,13 +460,16 @@ def run_semismooth(ws, options, mu, rho):
 
 
 @kernel
-def keep_best(it, best, work):
-    """Copy `it` to `best` if its largest residual, relative to its tolerance, is smaller."""
+def keep_best(it, best, work, counted):
+    """Copy `it` to `best` if its largest residual, relative to its tolerance, is smaller.
+
+    counted: 3, or 2 to leave the gap out. Returns whether it was copied.
+    """
     best_score = work.best_score
     res = work.res
     tol = work.tol
     score = 0.0
-    for k in range(3):
+    for k in range(counted):
         ratio = res[k] / tol[k]
         if not ratio <= score:
             score = ratio

@@ -73,6 +73,24 @@ def test_residual_methods_agree_with_numpy() -> None:
         assert sol.duality_gap() == pytest.approx(abs(gap), abs=noise)
 
 
+def test_a_gap_that_does_not_count_takes_no_steps() -> None:
+    counted, free = (
+        [
+            nbqp.solve_qp(
+                **problem.args, settings=nbqp.Settings(eps_abs=EPS, check_duality_gap=count)
+            )
+            for problem in MIXTURE[:60]
+        ]
+        for count in (True, False)
+    )
+    for problem, sol in zip(MIXTURE, free, strict=False):
+        assert sol.status is nbqp.Status.SOLVED
+        primal, dual, _ = residuals(problem.data, sol.x, sol.y, sol.z, sol.z_box)
+        assert max(primal, dual) <= 1.1 * EPS
+    steps = [sum(sol.info.factorizations for sol in sols) for sols in (counted, free)]
+    assert steps[1] < steps[0]
+
+
 def test_a_warm_start_at_the_solution_takes_one_step() -> None:
     problem = random_qp(np.random.default_rng(5), kind="strictly_convex", n=30, n_eq=5, n_in=20)
     cold = solve(problem)
