@@ -262,20 +262,18 @@ def qpth_layer(problem: Problem, eps: float) -> Peer:
 
 @dataclasses.dataclass(frozen=True)
 class PeerEntry:
-    """How a peer is built; its package; what a reader of the figures should know."""
+    """How a peer is built, and what a reader of the figures should know."""
 
     build: Callable[[Problem, float], Peer]
-    package: str
     note: str
 
 
 OURS = "nbqp"
 PEERS = {
-    OURS: PeerEntry(eager_layer, "nbqp", "tf_layer.solve_qp, eager under a gradient tape."),
-    "nbqp, graph": PeerEntry(graph_layer, "nbqp", "The same in a tf.function."),
+    OURS: PeerEntry(eager_layer, "tf_layer.solve_qp, eager under a gradient tape."),
+    "nbqp, graph": PeerEntry(graph_layer, "The same in a tf.function."),
     "ProxSuite": PeerEntry(
         proxsuite_layer,
-        "proxsuite",
         "QPLayer in float64; bounds as inequality rows, since its backward pass crashes on boxes; "
         f"set from outside: eps_primal_inf = {PROXSUITE_EPS_PRIMAL_INF:g}, since the default 1e-4 "
         "calls feasible LPs infeasible, and the duality gap counts, as for nbqp; "
@@ -283,7 +281,6 @@ PEERS = {
     ),
     "OptNet": PeerEntry(
         qpth_layer,
-        "qpth",
         "qpth.qp.QPFunction in float64; needs a positive definite H: it cannot solve LPs.",
     ),
 }

@@ -149,9 +149,9 @@ def _factor_kkt(pattern, factor, entries, problem, side, side_box, system):
         w[i] = REGULARISATION if _active(side[i]) else np.inf
     for j in range(pattern.n):
         w[n_in + j] = 1.0 / DECOUPLED if _active(side_box[j]) else np.inf
-    replaced = system.counts[2]
+    replaced = system.counts[1]
     factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
-    return system.counts[2] == replaced
+    return system.counts[1] == replaced
 
 
 @kernel

@@ -8,7 +8,7 @@ are moved by the smallest shifts s (Chiche and Gilbert 2016; Bambade et al. 2024
 while the multipliers grow by s / mu in every step. The norm of s is that of the user's units, in
 which all rows have the same mu: in scaled units mu_i = mu / unit_i^2. Since M's vanishes, multipliers
 may go back along s as far as their signs and the dual residual allow, and in the end the ones of least
-norm replace them (`bound_multipliers`).
+norm replace them (`_bound_multipliers`).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def set_shift(pattern, problem, it, shift):
 
 @kernel
 def _set_norm_problem(problem, it, shift, tolerance, norm):
-    """G = Hx + g, and sides 0 where a multiplier may be: above, below, or both."""
+    """Set g to Hx + g, and sides to 0 where a multiplier may be: above, below, or both."""
     g = norm.g
     lo = norm.lo
     hi = norm.hi

@@ -11,7 +11,7 @@ from nbqp.kernels.jit import exact, kernel, reduction
 
 @kernel
 def add_product(Mp, Mi, Mx, x, out):
-    """Out += M x."""
+    """Add M x to out."""
     for j in range(len(Mp) - 1):
         xj = x[j]
         if xj != 0.0:
@@ -21,7 +21,7 @@ def add_product(Mp, Mi, Mx, x, out):
 
 @reduction
 def add_transposed_product(Mp, Mi, Mx, y, out):
-    """Out += M' y. For a symmetric M stored whole, this is the faster M y."""
+    """Add M' y to out. For a symmetric M stored whole, this is the faster M y."""
     for j in range(len(Mp) - 1):
         total = 0.0
         for p in range(Mp[j], Mp[j + 1]):

@@ -126,7 +126,7 @@ def factor_system(pattern, factor, entries, H, A, C, system):
     for i in range(n_in):
         L[diagonal[n + n_eq + i]] = -min(w[i], DECOUPLED)
     counts[0] += 1
-    counts[2] += factorise(factor, system.expected, L, system.pivots, system.local, system.product)
+    counts[1] += factorise(factor, system.expected, L, system.pivots, system.local, system.product)
 
 
 @kernel
@@ -154,7 +154,6 @@ def _add_solution(pattern, factor, system, r1, r2, r3):
         t[position[n + i]] = r2[i]
     for i in range(n_in):
         t[position[n + n_eq + i]] = r3[i] if w[i] < DECOUPLED else 0.0
-    system.counts[1] += 1
     solve_permuted(factor, system.L, system.pivots, t, system.below)
     for j in range(n):
         step = t[position[j]]
@@ -169,7 +168,7 @@ def _add_solution(pattern, factor, system, r1, r2, r3):
 
 @kernel
 def _residual(pattern, H, A, C, system, keep):
-    """E = r - K d; keep = 0 leaves rho, mu_e and w out of K. Returns the largest entry."""
+    """Set e = r - K d; keep = 0 leaves rho, mu_e and w out of K. Returns the largest entry."""
     rho = keep * system.rho[0]
     n = pattern.n
     n_eq = pattern.n_eq

@@ -8,8 +8,6 @@ replaced, which iterative refinement makes good.
 
 from __future__ import annotations
 
-import numpy as np
-
 from nbqp.kernels.dense import axpy, dot
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.symbolic import PANEL
@@ -115,7 +113,7 @@ def factorise(factor, expected, L, D, local, product):
 
     factor: symbolic factorisation. expected (N): sign of each pivot, in pivot order.
     L (nnz): K's values where `locate` puts them, zeros elsewhere; overwritten. D (N): overwritten.
-    local (N), int64, and product (N * PANEL): workspaces. Returns the number of replaced pivots.
+    local (N), int64, and product ((N + PANEL) * PANEL): workspaces. Returns the number of replaced pivots.
     """
     first = factor.first
     row_ptr = factor.row_ptr
@@ -125,7 +123,7 @@ def factorise(factor, expected, L, D, local, product):
     update_panel = factor.update_panel
     update_first = factor.update_first
     update_last = factor.update_last
-    scaled = np.empty(PANEL * PANEL)
+    scaled = product[len(D) * PANEL :]
     replaced = 0
     for J in range(len(first) - 1):
         j0 = first[J]

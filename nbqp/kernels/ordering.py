@@ -55,7 +55,7 @@ def _full_adjacency(N, Kp, Ki, start, length, lists):
 
 
 @kernel
-def _compacted(N, start, length, alive, lists, used, extra):
+def _compacted(N, start, length, alive, lists, extra):
     """Copy the lists of the nodes alive into a new array with room for `extra` more entries.
 
     start (N): overwritten by the new places. Returns the array and the entries used.
@@ -176,7 +176,7 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
 
         # Form the element: all variables that me sees, directly or through elements.
         if used + degree[me] + length[me] > len(lists):
-            lists, used = _compacted(N, start, length, alive, lists, used, N + degree[me])
+            lists, used = _compacted(N, start, length, alive, lists, N + degree[me])
         begin = used
         inside[me] = True
         for q in range(elements[me] + 1):

@@ -96,7 +96,7 @@ def copy_scaling(pattern, scaling, H, A, C, problem):
 
 @kernel
 def _scale_values(Mp, Mi, Mx, D, E, c, out):
-    """Out = c E M D on the pattern."""
+    """Set out to c E M D on the pattern."""
     for j in range(len(Mp) - 1):
         for p in range(Mp[j], Mp[j + 1]):
             out[p] = c * E[Mi[p]] * Mx[p] * D[j]
@@ -104,7 +104,7 @@ def _scale_values(Mp, Mi, Mx, D, E, c, out):
 
 @kernel
 def scale_cost(pattern, H, g, D):
-    """C = 1 / max(mean column norm of D H D, |D g|), so that multipliers are near one."""
+    """The factor c = 1 / max(mean column norm of D H D, |D g|), so that multipliers are near one."""
     n = pattern.n
     Hp = pattern.Hp
     Hi = pattern.Hi

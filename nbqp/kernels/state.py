@@ -89,7 +89,7 @@ class System:
     below: Floats
     product: Floats
     local: Ints
-    counts: Ints  # factorisations, triangular solves, replaced pivots
+    counts: Ints  # factorisations, replaced pivots
 
 
 @struct
@@ -284,9 +284,9 @@ def new_system(pattern, factor):
         np.zeros(m),
         np.zeros(N),
         np.zeros(N),
-        np.zeros(N * PANEL),
+        np.zeros((N + PANEL) * PANEL),
         np.zeros(N, dtype=np.int64),
-        np.zeros(3, dtype=np.int64),
+        np.zeros(2, dtype=np.int64),
     )
 
 

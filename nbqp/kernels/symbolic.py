@@ -159,10 +159,10 @@ def find_supernodes(N, parent, count, first):
 
 
 @kernel
-def supernode_rows(N, Up, Ui, parent, ns, first, row_ptr):
+def supernode_rows(N, Up, Ui, ns, first, row_ptr):
     """Rows of each supernode, ascending, its own columns first.
 
-    Up, Ui, parent, first (ns+1): not modified. row_ptr (ns+1): overwritten.
+    Up, Ui, first (ns+1): not modified. row_ptr (ns+1): overwritten.
     Returns rows (row_ptr[ns]).
     """
     owner = np.empty(N, dtype=np.int64)
@@ -389,7 +389,7 @@ def analyse(N, Kp, Ki):
     first = np.empty(N + 1, dtype=np.int64)
     ns = find_supernodes(N, parent, count, first)
     row_ptr = np.empty(ns + 1, dtype=np.int64)
-    rows = supernode_rows(N, Up, Ui, parent, ns, first, row_ptr)
+    rows = supernode_rows(N, Up, Ui, ns, first, row_ptr)
     ns = join_siblings(ns, first, row_ptr, rows)
     panel_first, panel_row_ptr, panel_rows, val_ptr = cut_panels(ns, first, row_ptr, rows)
     update_ptr, update_panel, update_first, update_last = schedule_updates(

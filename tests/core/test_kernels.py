@@ -45,7 +45,9 @@ def factor_and_solve(values, Kp, Ki, Kx, expected, rhs):
     for k in range(N):
         signs[k] = expected[factor.perm[k]]
         x[k] = rhs[factor.perm[k]]
-    replaced = factorise(factor, signs, L, D, np.zeros(N, dtype=np.int64), np.zeros(N * PANEL))
+    replaced = factorise(
+        factor, signs, L, D, np.zeros(N, dtype=np.int64), np.zeros((N + PANEL) * PANEL)
+    )
     solve_permuted(factor, L, D, x, np.zeros(N))
     out = np.empty(N)
     for k in range(N):
