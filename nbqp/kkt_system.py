@@ -1,6 +1,7 @@
 """The linear system of the derivatives: the active set of a solution, and solves with its KKT matrix.
 
-Where null vectors of the matrix matter, the kernel leaves the sample to `nbqp.least_norm`.
+Where null vectors of the matrix matter, the answer is the one of least norm: from a kernel where the
+system is consistent, from `nbqp.least_norm` otherwise.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from nbqp.kernels.adjoint import (
     active_sides,
     solve_kkt_range,
 )
+from nbqp.kernels.least_norm import solve_consistent_range
 from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
-from nbqp.least_norm import LeastNormSystem
+from nbqp.least_norm import LARGEST_DENSE, LeastNormSystem
 from nbqp.problem import QP
 from nbqp.solution import Solution
 from nbqp.threads import split_range, thread_count
@@ -94,8 +96,20 @@ def solve_adjoint(
     skip
         Samples (batch,) to leave at zero.
     """
-    found, singular = _solve_regular(qp, active, r, r_s, closest, skip, adjoint=True)
-    for k in singular:
+    active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
+    r = Point(*(kernel_array(part) for part in r))
+    r_s = Shifts(*(kernel_array(part) for part in r_s))
+    found, code = _solve_regular(qp, active, r, r_s, closest, skip, adjoint=True)
+    if (code == SINGULAR).any():
+        pattern, data = qp.pattern(), qp.data()
+
+        def run(begin: int, end: int) -> None:
+            solve_consistent_range(
+                pattern, data, *active, r, r_s, LARGEST_DENSE, begin, end, *found, code
+            )
+
+        split_range(run, qp.batch, thread_count(qp.batch, None))
+    for k in np.flatnonzero(code == SINGULAR).tolist():
         system = _least_norm_system(qp, active, k)
         b, found.b4[k] = system.solve_adjoint(_sample(r, k), _sample(r_s, k))
         for target, part in zip(found.b, b, strict=True):
@@ -119,8 +133,10 @@ def solve_direction(
     """
     sizes = (qp.n_eq, qp.n_in, qp.n)
     no_loss, ds = (Shifts(*(np.zeros((qp.batch, size)) for size in sizes)) for _ in range(2))
-    found, singular = _solve_regular(qp, active, r, no_loss, closest, skip, adjoint=False)
-    for k in singular:
+    active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
+    r = Point(*(kernel_array(part) for part in r))
+    found, code = _solve_regular(qp, active, r, no_loss, closest, skip, adjoint=False)
+    for k in np.flatnonzero(code == SINGULAR).tolist():
         system = _least_norm_system(qp, active, k)
         point, shifts = system.solve_direction(_sample(r, k), r_4[k])
         for target, part in zip((*found.b, *ds), (*point, *shifts), strict=True):
@@ -130,14 +146,11 @@ def solve_direction(
 
 def _solve_regular(
     qp: QP, active: ActiveSet, r: Point, r_s: Shifts, closest: Bools, skip: Bools, adjoint: bool
-) -> tuple[Adjoint, list[int]]:
-    """The solutions that the factor of the KKT matrix gives, and the samples that it has none for.
+) -> tuple[Adjoint, Ints]:
+    """The solutions that the factor of the KKT matrix gives; SINGULAR (batch,) where it has none.
 
     The matrix is symmetric: its solution is (dx, dlambda) where the right-hand side is a direction's.
     """
-    active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
-    r = Point(*(kernel_array(part) for part in r))
-    r_s = Shifts(*(kernel_array(part) for part in r_s))
     closest = kernel_array(closest, np.bool_)
     found = Adjoint(Point(*(np.zeros_like(part) for part in r)), np.zeros_like(r.x))
     code = np.full(qp.batch, REGULAR, dtype=np.int64)
@@ -150,7 +163,7 @@ def _solve_regular(
         )
 
     split_range(run, qp.batch, thread_count(qp.batch, None))
-    return found, [int(k) for k in np.flatnonzero(code == SINGULAR)]
+    return found, code
 
 
 def _least_norm_system(qp: QP, active: ActiveSet, k: int) -> LeastNormSystem:

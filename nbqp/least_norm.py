@@ -13,22 +13,13 @@ the closest feasible QP iff G(v) = 0 (Bambade et al. 2024, section 3), and there
 The derivative of least norm is dv = -(dG/dv)^+ dG, its adjoint solves (dG/dv)' b = -dL/dv likewise.
 The data are not scaled: the answer would depend on it.
 
-The adjoint b = (b1, b2_E, b2_I, b3, b4) has b2_E = M_E b4 - r_s, on active rows b2 = b3, on inactive
-ones b2 = 0 and b3 = M b1 - r. Where the system is consistent that leaves, with B the active rows of I,
-
-    [ H     M_E'M_E   M_B' ] [ b1 ]   [ r_x + M_E'r_s ]
-    [ M_E                  ] [ b4 ] = [ r_E           ]
-    [ M_B                  ] [ b_B]   [ r_B           ]
-
-of which the solution is wanted that has the least |b1|^2 + |M_N b1 - r_N|^2 + |b4|^2 +
-|M_E b4 - r_s|^2 + 2 |b_B|^2 (N: the inactive rows): a small dense problem. An inconsistent system is
-solved as it stands.
+Where the adjoint's system is consistent `kernels/least_norm.py` has solved it; this is the system as it
+stands, for the others, for large ones and for directions.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 
@@ -37,8 +28,6 @@ from nbqp.kernels.structure import Floats, Ints
 
 RCOND = 1e-10
 """Singular values below this multiple of the largest count as zero."""
-CONSISTENT = 1e-9
-"""The residual, relative to the right-hand side, of a system that counts as consistent."""
 LARGEST_DENSE = 2000
 """Larger systems are solved by LSMR (Fong and Saunders 2011)."""
 
@@ -77,17 +66,13 @@ class LeastNormSystem:
 
     def solve_adjoint(self, r: Parts, r_s: Parts) -> tuple[Parts, Floats]:
         """(b1, b2 of y, z, z_box) and b4 for the right-hand sides -dL of (x, y, z, z_box) and s."""
+        n, e, i = self.sizes[0], len(self.E), len(self.I)
         rows, shifts = np.concatenate(r[1:]), np.concatenate(r_s)[self.E]
-        found = self._consistent_adjoint(r[0], rows, shifts) if self.dense else None
-        if found is None:
-            n, e, i = self.sizes[0], len(self.E), len(self.I)
-            rhs = np.concatenate([r[0], rows[self.E], rows[self.I], shifts, np.zeros(i)])
-            b = self._least_squares(self._jacobian().T, rhs)
-            multipliers = np.zeros(len(rows))
-            multipliers[self.E], multipliers[self.I] = b[n : n + e], b[n + e : n + e + i]
-            found = b[:n], multipliers, b[n + e + 2 * i :]
-        b1, b2, b4 = found
-        return (b1, *self._split(b2)), b4
+        rhs = np.concatenate([r[0], rows[self.E], rows[self.I], shifts, np.zeros(i)])
+        b = self._least_squares(self._jacobian().T, rhs)
+        b2 = np.zeros(len(rows))
+        b2[self.E], b2[self.I] = b[n : n + e], b[n + e : n + e + i]
+        return (b[:n], *self._split(b2)), b[n + e + 2 * i :]
 
     def solve_direction(self, r: Parts, r_4: Floats) -> tuple[Parts, Parts]:
         """(dx, dy, dz, dz_box) and (ds_e, ds_i, ds_box) for the right-hand sides -dG."""
@@ -103,43 +88,6 @@ class LeastNormSystem:
     def _split(self, rows: Floats) -> Parts:
         _, n_eq, n_in = self.sizes
         return tuple(np.split(rows, [n_eq, n_eq + n_in]))
-
-    def _consistent_adjoint(
-        self, r_x: Floats, rows: Floats, r_s: Floats
-    ) -> tuple[Floats, Floats, Floats] | None:
-        """b1, b2 of all rows (zero on inactive ones) and b4; None where inconsistent."""
-        H, M = self.H.toarray(), self.M.toarray()
-        B, N = self.I[self.active], self.I[~self.active]
-        M_E, M_B, M_N = M[self.E], M[B], M[N]
-        n, e = len(H), len(M_E)
-        # The norm is |R1 (b1 - start1)|^2 + |R4 (b4 - start4)|^2 + 2 |b_B|^2 and a constant.
-        R1 = scipy.linalg.cholesky(np.eye(n) + M_N.T @ M_N)
-        R4 = scipy.linalg.cholesky(np.eye(n) + M_E.T @ M_E)
-        start1 = scipy.linalg.cho_solve((R1, False), M_N.T @ rows[N])
-        start4 = scipy.linalg.cho_solve((R4, False), M_E.T @ r_s)
-        first = np.vstack([H, M_E, M_B])
-        second = np.zeros((n + e + len(B), n))
-        second[:n] = M_E.T @ M_E
-        third = np.zeros((n + e + len(B), len(B)))
-        third[:n] = M_B.T
-        K = np.hstack(
-            [
-                scipy.linalg.solve_triangular(R1, first.T, trans="T").T,
-                scipy.linalg.solve_triangular(R4, second.T, trans="T").T,
-                third / np.sqrt(2.0),
-            ]
-        )
-        rhs = np.concatenate([r_x + M_E.T @ r_s, rows[self.E], rows[B]])
-        rest = rhs - first @ start1 - second @ start4
-        p = scipy.linalg.lstsq(K, rest, cond=RCOND, lapack_driver="gelsy")[0]
-        if np.abs(K @ p - rest).max(initial=0.0) > CONSISTENT * np.abs(rhs).max(initial=0.0):
-            return None
-        b1 = start1 + scipy.linalg.solve_triangular(R1, p[:n])
-        b4 = start4 + scipy.linalg.solve_triangular(R4, p[n : 2 * n])
-        b2 = np.zeros(len(rows))
-        b2[self.E] = M_E @ b4 - r_s
-        b2[B] = p[2 * n :] / np.sqrt(2.0)
-        return b1, b2, b4
 
     def _jacobian(self) -> scipy.sparse.csr_array:
         """dG/dv."""

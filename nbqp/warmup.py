@@ -27,3 +27,5 @@ def warmup() -> None:
     batch.primal_residual()
     vjp(batch, dL_dx=np.ones((2, 2)))
     vjp(solve_qp(sparse, np.ones(2)), dL_dx=np.ones(2))
+    # Two rows that are one: no unique multipliers.
+    vjp(solve_qp(H, -np.ones(2), C=np.ones((2, 2)), u=0.0), dL_dx=np.ones(2))

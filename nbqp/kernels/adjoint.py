@@ -125,14 +125,14 @@ def active_sides(pattern, data, point, shifts, tolerance, side, side_box):
 
 
 @kernel
-def _shifted(side):
+def shifted(side):
     """Whether the row belongs to V."""
     return side == BOTH or side == VIOLATED_LOWER or side == VIOLATED_UPPER
 
 
 @kernel
 def _active(side):
-    return side == LOWER or side == UPPER or _shifted(side)
+    return side == LOWER or side == UPPER or shifted(side)
 
 
 @kernel
@@ -197,7 +197,7 @@ def _find_null_vector(pattern, factor, problem, side, side_box, system):
         for i in range(n_in):
             if w[i] < DECOUPLED:
                 size = max(size, abs(dz[i]))
-                if not _shifted(side[i]):
+                if not shifted(side[i]):
                     elsewhere = max(elsewhere, abs(dz[i]))
         for j in range(n):
             if not w[n_in + j] < DECOUPLED:
@@ -211,7 +211,7 @@ def _find_null_vector(pattern, factor, problem, side, side_box, system):
     add_transposed_product(pattern.Ap, pattern.Ai, problem.A, dy, e1)
     add_transposed_product(pattern.Cp, pattern.Ci, problem.C, dz, e1)
     for j in range(n):
-        if w[n_in + j] < DECOUPLED and not _shifted(side_box[j]):
+        if w[n_in + j] < DECOUPLED and not shifted(side_box[j]):
             elsewhere = max(elsewhere, abs(e1[j]))
     return NULL_IN_V if elsewhere <= NEGLIGIBLE * size else NULL_ELSEWHERE
 
@@ -247,10 +247,10 @@ def _project_multipliers(
         system.mu_e[i] = 1.0 / (unit_e[i] * unit_e[i])
         rows.e[i] = y[i] / unit_e[i]
     for i in range(n_in):
-        w[i] = 1.0 / (unit[i] * unit[i]) if _shifted(side[i]) else np.inf
+        w[i] = 1.0 / (unit[i] * unit[i]) if shifted(side[i]) else np.inf
         rows.v[i] = z[i] / unit[i]
     for j in range(n):
-        weight = 1.0 if _shifted(side_box[j]) else 1.0 / PROXIMAL
+        weight = 1.0 if shifted(side_box[j]) else 1.0 / PROXIMAL
         w[n_in + j] = weight / (D[j] * D[j])
         rows.v[n_in + j] = z_box[j] / D[j]
     factor_system(pattern, factor, entries, no_H, A, C, system)
@@ -265,9 +265,9 @@ def _project_multipliers(
         for i in range(n_eq):
             r2[i] = rows.e[i] - Ax[i]
         for i in range(n_in):
-            r3[i] = rows.v[i] - Mx[i] if _shifted(side[i]) else 0.0
+            r3[i] = rows.v[i] - Mx[i] if shifted(side[i]) else 0.0
         for j in range(n):
-            r3[n_in + j] = rows.v[n_in + j] - x[j] if _shifted(side_box[j]) else 0.0
+            r3[n_in + j] = rows.v[n_in + j] - x[j] if shifted(side_box[j]) else 0.0
         solve_system(pattern, factor, no_H, A, C, system, REFINED)
         for j in range(n):
             x[j] += dx[j]
@@ -281,11 +281,11 @@ def _project_multipliers(
     for i in range(n_eq):
         y[i] = Ax[i] * unit_e[i]
     for i in range(n_in):
-        if _shifted(side[i]):
+        if shifted(side[i]):
             z[i] = Mx[i] * unit[i]
     for j in range(n):
         b4[j] = x[j] * D[j]
-        if _shifted(side_box[j]):
+        if shifted(side_box[j]):
             z_box[j] = b4[j]
     return settled
 
@@ -352,10 +352,10 @@ def solve_kkt_range(
         scale_matrices(pattern, H, A, C, c, problem)
         set_units(pattern, problem)
         for i in range(n_in):
-            r_V[i] = r_s.s_i[k, i] if _shifted(side[k, i]) else 0.0
+            r_V[i] = r_s.s_i[k, i] if shifted(side[k, i]) else 0.0
         for j in range(n):
             r_x[j] = r.x[k, j]
-            if _shifted(side_box[k, j]):
+            if shifted(side_box[k, j]):
                 r_x[j] += r_s.s_box[k, j]
         add_transposed_product(pattern.Ap, pattern.Ai, A, r_s.s_e[k], r_x)
         add_transposed_product(pattern.Cp, pattern.Ci, C, r_V, r_x)
@@ -413,7 +413,7 @@ def solve_kkt_range(
         for i in range(n_in):
             z[i] -= r_V[i]
         for j in range(n):
-            if _shifted(side_box[k, j]):
+            if shifted(side_box[k, j]):
                 z_box[j] -= r_s.s_box[k, j]
 
 
