@@ -35,6 +35,7 @@ from nbqp.kernels.semismooth import (
     run_semismooth,
     set_active,
 )
+from nbqp.kernels.smoothed import HAND_OVER, run_smoothed, start_smoothed
 from nbqp.kernels.state import copy_point
 from nbqp.kernels.status import (
     ABORTED,
@@ -52,6 +53,13 @@ LEAST_MU_START = 1e-4
 MU_FLOOR = 1e-8
 RHO_START = 1e-6
 RHO_FLOOR = 1e-7
+# Newton steps of a subproblem, its mu lowered, after which the smoothed phase starts afresh, with mu
+# times RESTART.
+SUBPROBLEM_STEPS = 8
+RESTARTS = 2
+RESTART = 1e-2
+# The smoothed phase's x is a start unless it has run away.
+FAR = 1e6
 # The factor on mu where the shifts have settled and x is not accurate enough.
 RELAX = 100.0
 # Multipliers of least norm: first and last weight of the proximal term, number of proximal steps.
@@ -67,7 +75,7 @@ EXCHANGES = 12
 
 
 @kernel
-def set_penalties(problem, mu, system, work):
+def _set_penalties(problem, mu, system, work):
     """The same mu for all rows in the user's units, relative to the mean row."""
     mu_e = system.mu_e
     work_mu = work.mu
@@ -233,7 +241,7 @@ def _bound_multipliers(ws, options):
     tol = work.tol
     res = work.res
     _set_norm_problem(problem, it, ws.shift, 10.0 * tol[0], norm)
-    set_penalties(problem, 1.0, system, work)
+    _set_penalties(problem, 1.0, system, work)
     rho[0] = NORM_RHO
     _exchange_rows(ws)
     centre.y[:] = 0.0
@@ -294,15 +302,30 @@ def _solve_shifted(ws, options):
 
 
 @kernel
-def first_mu(problem):
+def _first_mu(problem):
     """The first mu, relative to the curvature of the objective."""
     return max(MU_START * min(largest(problem.H), 1.0), LEAST_MU_START)
 
 
 @kernel
-def run_closest(ws, options):
-    """Outer steps from ws.it until the shifted QP is solved; ws.it and ws.shift hold it.
+def _start_elastic(ws, options, mu):
+    """The x of the penalty problem with this mu, about 0, by the smoothed phase; ws.it without y, z."""
+    it = ws.it
+    _set_penalties(ws.problem, mu, ws.system, ws.work)
+    ws.system.rho[0] = RHO_START
+    start_smoothed(ws)
+    run_smoothed(ws, options, max(1.0, HAND_OVER / options.eps_abs), 1.0)
+    if not largest(it.x) < FAR:
+        it.x[:] = 0.0
+    it.y[:] = 0.0
+    it.z[:] = 0.0
 
+
+@kernel
+def run_closest(ws, options, elastic):
+    """Outer steps until the shifted QP is solved; ws.it and ws.shift hold it.
+
+    elastic: whether to start with the smoothed phase rather than at ws.it, and to go back to it.
     Returns a code of `status`: CONVERGED where the shifts vanish, and are set to 0.
     """
     pattern = ws.pattern
@@ -322,12 +345,17 @@ def run_closest(ws, options):
     x = it.x
     centre_x = centre.x
     unit_d = problem.unit_d
-    mu = first_mu(problem)
+    mu = _first_mu(problem)
     proximal = RHO_START
     stale = True
     idle = 0
     lowest = np.inf
     previous = np.inf
+    if elastic:
+        _start_elastic(ws, options, mu)
+    elastic_mu = mu
+    restarts = RESTARTS if elastic else 0
+    allowed = max_steps[0]
     update_products(pattern, problem, it)
     set_shift(pattern, problem, it, shift)
     measure(pattern, problem, it, shift, res)
@@ -335,18 +363,30 @@ def run_closest(ws, options):
     while True:
         copy_point(it, centre)
         if stale:
-            set_penalties(problem, mu, system, work)
+            _set_penalties(problem, mu, system, work)
             rho[0] = proximal
             system.w[:] = -1.0
         set_active(problem, it.v, centre.z, work.mu, work.active)
-        minimise(ws, problem, it, centre, inner_tolerance)
+        if restarts > 0 and mu < elastic_mu:
+            max_steps[0] = min(allowed, steps[0] + SUBPROBLEM_STEPS)
+        solved = minimise(ws, problem, it, centre, inner_tolerance)
+        max_steps[0] = allowed
         stale = False
+        if not solved and restarts > 0 and mu < elastic_mu and steps[0] < allowed:
+            # Rows are exchanged one by one: the smoothed phase is better at that.
+            restarts -= 1
+            mu = max(RESTART * mu, MU_FLOOR)
+            elastic_mu = mu
+            _start_elastic(ws, options, mu)
+            stale = True
+            previous = np.inf
         outer[0] += 1
         update_products(pattern, problem, it)
         size, change, pull = set_shift(pattern, problem, it, shift)
         set_tolerances(pattern, problem, it, options, tol)
-        # Either the shifts vanish, or they are the smallest ones and have settled.
-        unmet = min(size, max(pull, change))
+        # Either the shifts vanish, or they are the smallest ones, which small shifts are to their own
+        # size, and have settled.
+        unmet = min(size, max(pull / min(max(size, tol[0]), 1.0), change))
         if size <= tol[0]:
             shift.e[:] = 0.0
             shift.s[:] = 0.0

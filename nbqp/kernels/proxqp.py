@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.closest import (
-    first_mu,
-    largest_pull,
-    run_closest,
-    set_penalties,
-    unscale_shift,
-)
+from nbqp.kernels.closest import largest_pull, run_closest, unscale_shift
 from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.residuals import exact_residuals, set_tolerances, update_products, within
 from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
-from nbqp.kernels.smoothed import regularise, run_smoothed, start_smoothed
+from nbqp.kernels.smoothed import HAND_OVER, regularise, run_smoothed, start_smoothed
 from nbqp.kernels.state import Options, copy_point, new_workspace
 from nbqp.kernels.status import (
     ABORTED,
@@ -45,17 +39,13 @@ COLD_RHO = 1e-6
 # ... and of one that starts next to the solution, where the smoothed phase ended.
 NEAR_MU = 1e-5
 NEAR_RHO = 1e-8
-# Residuals below which the smoothed phase hands over, and the Newton steps that it then grants.
-HAND_OVER = 1e-5
+# Newton steps of the semismooth phase after the smoothed one, and after its last attempt.
 FINISH_STEPS = 10
 LAST_STEPS = 60
 # Newton steps that a warm start may take before the smoothed phase starts afresh.
 WARM_STEPS = 40
-ELASTIC_RHO = 1e-6
 # Newton steps that the closest feasible QP may take before the QP is tried as given.
 CLOSEST_STEPS = 300
-# The smoothed phase's x is a start for the closest feasible QP unless it has run away.
-FAR = 1e6
 
 
 @kernel
@@ -120,21 +110,11 @@ def _solve_feasible(ws, options, warm):
 def _solve_closest(ws, options, cold):
     """The closest feasible QP, from ws.it unless that is a cold start; returns a code."""
     limits = ws.limits
-    it = ws.it
     max_steps = limits.max_steps[0]
     limits.max_steps[0] = min(max_steps, CLOSEST_STEPS)
-    if cold and options.method != SEMISMOOTH:
-        set_penalties(ws.problem, first_mu(ws.problem), ws.system, ws.work)
-        ws.system.rho[0] = ELASTIC_RHO
-        start_smoothed(ws)
-        run_smoothed(ws, options, max(1.0, HAND_OVER / options.eps_abs), 1.0)
-        if not largest(it.x) < FAR:
-            it.x[:] = 0.0
-        it.y[:] = 0.0
-        it.z[:] = 0.0
-    code = run_closest(ws, options)
+    code = run_closest(ws, options, cold and options.method != SEMISMOOTH)
     limits.max_steps[0] = max_steps
-    copy_point(it, ws.best)
+    copy_point(ws.it, ws.best)
     return code
 
 

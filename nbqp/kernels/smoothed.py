@@ -41,6 +41,8 @@ from nbqp.kernels.status import (
     STALLED,
 )
 
+# Residuals below which the phase hands over to the semismooth one.
+HAND_OVER = 1e-5
 RHO_START = 1e-8
 MU_START = 1e-9
 REGULARISATION_FLOOR = 1e-12
