@@ -28,7 +28,7 @@ from nbqp.kernels.adjoint import (
     active_sides,
     solve_kkt_range,
 )
-from nbqp.kernels.least_norm import solve_consistent_range
+from nbqp.kernels.consistent_adjoint import solve_consistent_range
 from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
 from nbqp.least_norm import LARGEST_DENSE, LeastNormSystem
 from nbqp.problem import QP

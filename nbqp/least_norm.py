@@ -13,7 +13,7 @@ the closest feasible QP iff G(v) = 0 (Bambade et al. 2024, section 3), and there
 The derivative of least norm is dv = -(dG/dv)^+ dG, its adjoint solves (dG/dv)' b = -dL/dv likewise.
 The data are not scaled: the answer would depend on it.
 
-Where the adjoint's system is consistent `kernels/least_norm.py` has solved it; this is the system as it
+Where the adjoint's system is consistent `kernels/consistent_adjoint.py` has solved it; this is the system as it
 stands, for the others, for large ones and for directions.
 """
 

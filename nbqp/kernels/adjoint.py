@@ -10,8 +10,8 @@ gives the adjoint (r = -dL) as well as the directional derivative (r = -dG), sin
 The factor is that of K with rho and -mu on its diagonal, the refinement is against K itself. A
 variable whose bound is active is decoupled by its diagonal, and so are inactive rows.
 
-Let V be the equalities and the rows with a shift. Where some shift is not 0, or rows of V depend on
-each other, the solution w_V is unique up to the null space of M_V'. With the least-norm least-squares
+Let V be the equalities, the rows whose sides coincide, and those with a shift. Where some shift is not
+0, or rows of V depend on each other, the solution w_V is unique up to the null space of M_V'. With the least-norm least-squares
 solution b4 of M_V b4 = w_V the adjoint has b2_V = M_V b4 + dL/ds_V (Bambade et al. 2024, system (2)).
 """
 
@@ -68,7 +68,12 @@ NULL_ELSEWHERE = 2
 REGULARISATION = 1e-6
 REFINED = 1e-14
 ACCEPTED = 1e-9
+# Each step takes the regularisation over the smallest singular value off the error.
 REFINEMENTS = 12
+# Multiples of it, modulo 1, fill (0, 1) evenly: entries of a vector that is orthogonal to no other.
+GOLDEN = 0.6180339887498949
+# The size that two steps leave of a vector, relative to one, where a null vector is in it.
+KEPT = 0.5
 # The share of a null vector outside V that counts as none.
 NEGLIGIBLE = 1e-4
 # The weight of the proximal term for b4, the proximal steps, and their relative size at the end.
@@ -125,14 +130,14 @@ def active_sides(pattern, data, point, shifts, tolerance, side, side_box):
 
 
 @kernel
-def shifted(side):
+def may_shift(side):
     """Whether the row belongs to V."""
     return side == BOTH or side == VIOLATED_LOWER or side == VIOLATED_UPPER
 
 
 @kernel
 def _active(side):
-    return side == LOWER or side == UPPER or shifted(side)
+    return side == LOWER or side == UPPER or may_shift(side)
 
 
 @kernel
@@ -155,7 +160,7 @@ def _factor_kkt(pattern, factor, entries, problem, side, side_box, system):
 
 
 @kernel
-def _find_null_vector(pattern, factor, problem, side, side_box, system):
+def _null_space_kind(pattern, factor, problem, side, side_box, system):
     """Which null vectors K has beside its regularisation R.
 
     Two steps w <- (K + R)^-1 R w from a fixed vector: w keeps its size where K w = 0, and shrinks
@@ -171,13 +176,13 @@ def _find_null_vector(pattern, factor, problem, side, side_box, system):
     e1 = system.e1
     state = 0.5
     for j in range(n):
-        state = (state + 0.6180339887498949) % 1.0
+        state = (state + GOLDEN) % 1.0
         dx[j] = 1.0 - 2.0 * state
     for i in range(n_eq):
-        state = (state + 0.6180339887498949) % 1.0
+        state = (state + GOLDEN) % 1.0
         dy[i] = 1.0 - 2.0 * state
     for i in range(n_in):
-        state = (state + 0.6180339887498949) % 1.0
+        state = (state + GOLDEN) % 1.0
         dz[i] = 1.0 - 2.0 * state
     size = 1.0
     elsewhere = 1.0
@@ -197,13 +202,13 @@ def _find_null_vector(pattern, factor, problem, side, side_box, system):
         for i in range(n_in):
             if w[i] < DECOUPLED:
                 size = max(size, abs(dz[i]))
-                if not shifted(side[i]):
+                if not may_shift(side[i]):
                     elsewhere = max(elsewhere, abs(dz[i]))
         for j in range(n):
             if not w[n_in + j] < DECOUPLED:
                 elsewhere = max(elsewhere, abs(dx[j]))
         size = max(size, elsewhere)
-    if not size > 0.5 * previous:
+    if not size > KEPT * previous:
         return NO_NULL
     # Multipliers of active bounds follow from the rows of H, A and C.
     e1[:] = 0.0
@@ -211,9 +216,18 @@ def _find_null_vector(pattern, factor, problem, side, side_box, system):
     add_transposed_product(pattern.Ap, pattern.Ai, problem.A, dy, e1)
     add_transposed_product(pattern.Cp, pattern.Ci, problem.C, dz, e1)
     for j in range(n):
-        if w[n_in + j] < DECOUPLED and not shifted(side_box[j]):
+        if w[n_in + j] < DECOUPLED and not may_shift(side_box[j]):
             elsewhere = max(elsewhere, abs(e1[j]))
     return NULL_IN_V if elsewhere <= NEGLIGIBLE * size else NULL_ELSEWHERE
+
+
+@kernel
+def _row_products(pattern, A, C, x, Ax, Cx):
+    """Overwrite Ax and Cx, the first n_in entries of an array that may be longer."""
+    Ax[:] = 0.0
+    Cx[:] = 0.0
+    add_product(pattern.Ap, pattern.Ai, A, x, Ax)
+    add_product(pattern.Cp, pattern.Ci, C, x, Cx)
 
 
 @kernel
@@ -247,10 +261,10 @@ def _project_multipliers(
         system.mu_e[i] = 1.0 / (unit_e[i] * unit_e[i])
         rows.e[i] = y[i] / unit_e[i]
     for i in range(n_in):
-        w[i] = 1.0 / (unit[i] * unit[i]) if shifted(side[i]) else np.inf
+        w[i] = 1.0 / (unit[i] * unit[i]) if may_shift(side[i]) else np.inf
         rows.v[i] = z[i] / unit[i]
     for j in range(n):
-        weight = 1.0 if shifted(side_box[j]) else 1.0 / PROXIMAL
+        weight = 1.0 if may_shift(side_box[j]) else 1.0 / PROXIMAL
         w[n_in + j] = weight / (D[j] * D[j])
         rows.v[n_in + j] = z_box[j] / D[j]
     factor_system(pattern, factor, entries, no_H, A, C, system)
@@ -258,34 +272,28 @@ def _project_multipliers(
     x[:] = 0.0
     settled = False
     for _ in range(PROXIMAL_STEPS):
-        Ax[:] = 0.0
-        Mx[:] = 0.0
-        add_product(pattern.Ap, pattern.Ai, A, x, Ax)
-        add_product(pattern.Cp, pattern.Ci, C, x, Mx)
+        _row_products(pattern, A, C, x, Ax, Mx)
         for i in range(n_eq):
             r2[i] = rows.e[i] - Ax[i]
         for i in range(n_in):
-            r3[i] = rows.v[i] - Mx[i] if shifted(side[i]) else 0.0
+            r3[i] = rows.v[i] - Mx[i] if may_shift(side[i]) else 0.0
         for j in range(n):
-            r3[n_in + j] = rows.v[n_in + j] - x[j] if shifted(side_box[j]) else 0.0
+            r3[n_in + j] = rows.v[n_in + j] - x[j] if may_shift(side_box[j]) else 0.0
         solve_system(pattern, factor, no_H, A, C, system, REFINED)
         for j in range(n):
             x[j] += dx[j]
         settled = largest(dx) <= SETTLED * largest(x)
         if settled:
             break
-    Ax[:] = 0.0
-    Mx[:] = 0.0
-    add_product(pattern.Ap, pattern.Ai, A, x, Ax)
-    add_product(pattern.Cp, pattern.Ci, C, x, Mx)
+    _row_products(pattern, A, C, x, Ax, Mx)
     for i in range(n_eq):
         y[i] = Ax[i] * unit_e[i]
     for i in range(n_in):
-        if shifted(side[i]):
+        if may_shift(side[i]):
             z[i] = Mx[i] * unit[i]
     for j in range(n):
         b4[j] = x[j] * D[j]
-        if shifted(side_box[j]):
+        if may_shift(side_box[j]):
             z_box[j] = b4[j]
     return settled
 
@@ -352,16 +360,16 @@ def solve_kkt_range(
         scale_matrices(pattern, H, A, C, c, problem)
         set_units(pattern, problem)
         for i in range(n_in):
-            r_V[i] = r_s.s_i[k, i] if shifted(side[k, i]) else 0.0
+            r_V[i] = r_s.s_i[k, i] if may_shift(side[k, i]) else 0.0
         for j in range(n):
             r_x[j] = r.x[k, j]
-            if shifted(side_box[k, j]):
+            if may_shift(side_box[k, j]):
                 r_x[j] += r_s.s_box[k, j]
         add_transposed_product(pattern.Ap, pattern.Ai, A, r_s.s_e[k], r_x)
         add_transposed_product(pattern.Cp, pattern.Ci, C, r_V, r_x)
         if not _factor_kkt(pattern, factor, entries, problem, side[k], side_box[k], system):
             continue
-        null = _find_null_vector(pattern, factor, problem, side[k], side_box[k], system)
+        null = _null_space_kind(pattern, factor, problem, side[k], side_box[k], system)
         if null == NULL_ELSEWHERE or (null == NULL_IN_V and not adjoint):
             continue
         for j in range(n):
@@ -413,7 +421,7 @@ def solve_kkt_range(
         for i in range(n_in):
             z[i] -= r_V[i]
         for j in range(n):
-            if shifted(side_box[k, j]):
+            if may_shift(side_box[k, j]):
                 z_box[j] -= r_s.s_box[k, j]
 
 

@@ -9,6 +9,7 @@ from nbqp.kernels.jit import kernel
 
 @kernel
 def net_multipliers(problem, barrier, it):
+    """Set it.z to z_hi - z_lo on rows with lo < hi."""
     z = it.z
     lo = problem.lo
     hi = problem.hi

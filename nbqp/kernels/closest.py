@@ -1,4 +1,4 @@
-"""Closest feasible QPs: the method of multipliers with one penalty, and bounded multipliers.
+"""Closest feasible QPs: the method of multipliers with one penalty, and multipliers of least norm.
 
 On a QP without a feasible point the proximal method of multipliers converges to the QP whose sides
 are moved by the smallest shifts s (Chiche and Gilbert 2016; Bambade et al. 2024, section 2):
@@ -6,9 +6,10 @@ are moved by the smallest shifts s (Chiche and Gilbert 2016; Bambade et al. 2024
     x -> x*,   s = Mx - clip(Mx, lo, hi) -> s*  with  M's* = 0,        M = (A; C; I)
 
 while the multipliers grow by s / mu in every step. The norm of s is that of the user's units, in
-which all rows have the same mu: in scaled units mu_i = mu / unit_i^2. Since M's vanishes, multipliers
-may go back along s as far as their signs and the dual residual allow, and in the end the ones of least
-norm replace them (`_bound_multipliers`).
+which all rows have the same mu: in scaled units mu_i = mu / unit_i^2. The first subproblem, about 0, is
+the smoothed phase's: it has a solution whether or not the QP has a feasible point. Since M's vanishes,
+multipliers may go back along s as far as their signs and the dual residual allow, and in the end the ones
+of least norm replace them.
 """
 
 from __future__ import annotations
@@ -46,15 +47,18 @@ from nbqp.kernels.status import (
     STALLED,
 )
 
-# The first mu: the less curvature the objective has, the fewer outer steps small ones save. LPs end
-# in one or two.
+# The first mu is proportional to the curvature, within these limits: the flatter the objective, the
+# smaller the mu that it needs, and LPs end in one or two outer steps; but the larger the mu, the fewer
+# steps the smoothed phase takes to multipliers of s / mu.
 MU_START = 1e-3
 LEAST_MU_START = 1e-4
+# Below these, s and x are lost in the rounding of the multipliers.
 MU_FLOOR = 1e-8
 RHO_START = 1e-6
 RHO_FLOOR = 1e-7
-# Newton steps of a subproblem, its mu lowered, after which the smoothed phase starts afresh, with mu
-# times RESTART.
+# A mu that had to be lowered leads to another active set, which the semismooth method reaches row by
+# row. After so many Newton steps the smoothed phase starts afresh, at most twice, with a mu so much
+# smaller that it need not be lowered again.
 SUBPROBLEM_STEPS = 8
 RESTARTS = 2
 RESTART = 1e-2
@@ -62,8 +66,11 @@ RESTART = 1e-2
 FAR = 1e6
 # The factor on mu where the shifts have settled and x is not accurate enough.
 RELAX = 100.0
-# Multipliers of least norm: first and last weight of the proximal term, number of proximal steps.
+# Multipliers of least norm: how near its side a row is that may have one, relative to the tolerance;
+# first and last weight of the proximal term and its factor, number of proximal steps.
+ON_SIDE = 10.0
 NORM_RHO = 1e-7
+NORM_RHO_FALL = 0.01
 NORM_RHO_FLOOR = 1e-13
 NORM_STEPS = 8
 # Penalties and Newton steps of the QP with the shifts that have been found.
@@ -94,8 +101,8 @@ def _set_penalties(problem, mu, system, work):
 
 
 @kernel
-def set_shift(pattern, problem, it, shift):
-    """Shifts of it, scaled: shift.e, shift.s; and shift.t_e, t (rows times unit^2), pull = M't.
+def _set_shift(pattern, problem, it, shift):
+    """Set shift.e and shift.s to those of `it`, scaled; the rest of `shift` is a workspace.
 
     Returns the largest shift, the largest change of one, and the largest |M's|, in the user's units.
     """
@@ -221,14 +228,15 @@ def _exchange_rows(ws):
 
 
 @kernel
-def _bound_multipliers(ws, options):
+def _set_least_norm_multipliers(ws, options):
     """Replace it.y and it.z by the multipliers of least norm; returns whether they solve the QP.
 
     min 1/2 |lam|^2  s.t.  M'lam = -(Hx + g),  lam_i >= 0 on upper, <= 0 on lower sides, else 0,
 
-    whose dual is a penalty problem on the same pattern: min_w (Hx + g)'w + 1/2 dist^2(Mw, sides),
-    lam = Mw - clip(Mw), with norms of the user's units. it.Hx, it.v and ws.shift are up to date;
-    it.x is not modified. ws.norm, saved (w), centre, step, the system and work.res are overwritten.
+    whose dual is a penalty problem on the same pattern: min_p (Hx + g)'p + 1/2 dist^2(Mp, sides),
+    lam = Mp - clip(Mp), with norms of the user's units. it.Hx, it.v and ws.shift are up to date;
+    it.x is not modified. ws.norm, saved (p), centre, step, system and work are overwritten, the
+    penalties among them.
     """
     problem = ws.problem
     norm = ws.norm
@@ -240,7 +248,7 @@ def _bound_multipliers(ws, options):
     rho = system.rho
     tol = work.tol
     res = work.res
-    _set_norm_problem(problem, it, ws.shift, 10.0 * tol[0], norm)
+    _set_norm_problem(problem, it, ws.shift, ON_SIDE * tol[0], norm)
     _set_penalties(problem, 1.0, system, work)
     rho[0] = NORM_RHO
     _exchange_rows(ws)
@@ -258,7 +266,7 @@ def _bound_multipliers(ws, options):
         measure(ws.pattern, problem, it, ws.shift, res)
         if within(res, tol, options):
             return True
-        rho[0] = max(0.01 * rho[0], NORM_RHO_FLOOR)
+        rho[0] = max(NORM_RHO_FALL * rho[0], NORM_RHO_FLOOR)
     return False
 
 
@@ -357,7 +365,7 @@ def run_closest(ws, options, elastic):
     restarts = RESTARTS if elastic else 0
     allowed = max_steps[0]
     update_products(pattern, problem, it)
-    set_shift(pattern, problem, it, shift)
+    _set_shift(pattern, problem, it, shift)
     measure(pattern, problem, it, shift, res)
     inner_tolerance = max(min(1.0, 0.1 * res[1]), 0.1 * tol[1])
     while True:
@@ -367,12 +375,13 @@ def run_closest(ws, options, elastic):
             rho[0] = proximal
             system.w[:] = -1.0
         set_active(problem, it.v, centre.z, work.mu, work.active)
-        if restarts > 0 and mu < elastic_mu:
+        capped = restarts > 0 and mu < elastic_mu
+        if capped:
             max_steps[0] = min(allowed, steps[0] + SUBPROBLEM_STEPS)
         solved = minimise(ws, problem, it, centre, inner_tolerance)
         max_steps[0] = allowed
         stale = False
-        if not solved and restarts > 0 and mu < elastic_mu and steps[0] < allowed:
+        if capped and not solved and steps[0] < allowed:
             # Rows are exchanged one by one: the smoothed phase is better at that.
             restarts -= 1
             mu = max(RESTART * mu, MU_FLOOR)
@@ -382,7 +391,7 @@ def run_closest(ws, options, elastic):
             previous = np.inf
         outer[0] += 1
         update_products(pattern, problem, it)
-        size, change, pull = set_shift(pattern, problem, it, shift)
+        size, change, pull = _set_shift(pattern, problem, it, shift)
         set_tolerances(pattern, problem, it, options, tol)
         # Either the shifts vanish, or they are the smallest ones, which small shifts are to their own
         # size, and have settled.
@@ -396,7 +405,7 @@ def run_closest(ws, options, elastic):
         elif unmet <= tol[0]:
             # The multipliers have grown along s, and the dual residual with them by rounding.
             stale = True
-            if _bound_multipliers(ws, options) or _solve_shifted(ws, options):
+            if _set_least_norm_multipliers(ws, options) or _solve_shifted(ws, options):
                 return SOLVED_CLOSEST_PRIMAL_FEASIBLE
             # x is not accurate enough: on from there, with less cancellation.
             mu = min(RELAX * mu, MU_START)
@@ -439,9 +448,9 @@ def unscale_shift(pattern, problem, shift, s_e, s_i, s_box):
 
 
 @kernel
-def largest_pull(pattern, A, C, s_e, s_i, s_box, pull):
-    """|A's_e + C's_i + s_box|_inf on the user's data (not modified). pull (n): overwritten."""
+def largest_pull(pattern, qp, s_e, s_i, s_box, pull):
+    """|A's_e + C's_i + s_box|_inf on the user's data `qp` (not modified). pull (n): overwritten."""
     copy(s_box, pull)
-    add_transposed_product(pattern.Ap, pattern.Ai, A, s_e, pull)
-    add_transposed_product(pattern.Cp, pattern.Ci, C, s_i, pull)
+    add_transposed_product(pattern.Ap, pattern.Ai, qp.A, s_e, pull)
+    add_transposed_product(pattern.Cp, pattern.Ci, qp.C, s_i, pull)
     return largest(pull)

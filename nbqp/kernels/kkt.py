@@ -18,6 +18,7 @@ from nbqp.kernels.symbolic import locate
 
 # Diagonal of a decoupled row: its column of L becomes entries of at most 1e-100.
 DECOUPLED = 1e100
+# Refinement steps: the factor has only rounding against it here.
 REFINEMENTS = 4
 
 

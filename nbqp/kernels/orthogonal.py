@@ -21,7 +21,7 @@ CANCELLED = 1e-6
 
 @kernel
 def _reflector(x):
-    """Turn x into (beta, v[1:]) of the reflection I - tau v v', v[0] = 1, with Hx = beta e1; tau."""
+    """Turn x into (beta, v[1:]), v[0] = 1, with (I - tau v v') x = beta e1; returns tau."""
     tail = dot(x[1:], x[1:])
     if tail == 0.0:
         return 0.0

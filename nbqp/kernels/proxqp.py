@@ -22,7 +22,13 @@ from nbqp.kernels.status import (
     SOLVED_CLOSEST_PRIMAL_FEASIBLE,
     STALLED,
 )
-from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
+from nbqp.kernels.structure import (
+    EntriesReference,
+    FactorReference,
+    PatternReference,
+    sample,
+    sample_data,
+)
 
 AUTO = 0
 SEMISMOOTH = 1
@@ -46,6 +52,14 @@ LAST_STEPS = 60
 WARM_STEPS = 40
 # Newton steps that the closest feasible QP may take before the QP is tried as given.
 CLOSEST_STEPS = 300
+
+
+@kernel
+def _forget(it):
+    """The cold start."""
+    it.x[:] = 0.0
+    it.y[:] = 0.0
+    it.z[:] = 0.0
 
 
 @kernel
@@ -84,7 +98,7 @@ def _smoothed_then_semismooth(ws, options):
 
 @kernel
 def _solve_feasible(ws, options, warm):
-    """The phases that the method asks for, from ws.it if that is a warm start; returns a code."""
+    """The phases that the method asks for; ws.it is 0, or a start if `warm`. Returns a code."""
     limits = ws.limits
     it = ws.it
     code = STALLED
@@ -99,9 +113,7 @@ def _solve_feasible(ws, options, warm):
     code = _smoothed_then_semismooth(ws, options)
     if options.method == AUTO and (code == STALLED or code == OUT_OF_STEPS):
         # The other family of steps often finishes what the first one could not.
-        it.x[:] = 0.0
-        it.y[:] = 0.0
-        it.z[:] = 0.0
+        _forget(it)
         code = run_semismooth(ws, options, COLD_MU, COLD_RHO)
     return code
 
@@ -119,9 +131,13 @@ def _solve_closest(ws, options, cold):
 
 
 @kernel
-def _unscale_certificate(pattern, problem, step, code, x, y, z, z_box):
-    """The certificate that a phase left in `step`, in the user's units, its largest entry 1."""
-    unscale_point(pattern, problem, step, x, y, z, z_box)
+def _unscale_certificate(ws, code, k, out):
+    """The certificate that a phase left in ws.step, in the user's units, its largest entry 1."""
+    x = out.certificate_x[k]
+    y = out.certificate_y[k]
+    z = out.certificate_z[k]
+    z_box = out.certificate_z_box[k]
+    unscale_point(ws.pattern, ws.problem, ws.step, x, y, z, z_box)
     if code == PRIMAL_INFEASIBLE:
         x[:] = 0.0
         size = max(largest(y), largest(z), largest(z_box))
@@ -151,24 +167,89 @@ def _aim(options, factor):
 
 
 @kernel
-def _check(ws, H, g, A, b, C, l, u, lb, ub, options, k, out):
+def _set_start(ws, warm, k):
+    """Set ws.it to sample k of the warm start, or to 0 where there is none."""
+    it = ws.it
+    if len(warm.x) == 0:
+        _forget(it)
+    else:
+        scale_point(
+            ws.pattern,
+            ws.problem,
+            sample(warm.x, k),
+            sample(warm.y, k),
+            sample(warm.z, k),
+            sample(warm.z_box, k),
+            it,
+        )
+    # Whatever fails before its first iterate has been measured returns its own start.
+    update_products(ws.pattern, ws.problem, it)
+    copy_point(it, ws.best)
+
+
+@kernel
+def _run_phases(ws, options, cold):
+    """The phases that the options ask for, from ws.it, which is 0 if `cold`; returns a code."""
+    code = STALLED
+    if options.closest:
+        code = _solve_closest(ws, options, cold)
+    if not options.closest or code == STALLED or code == OUT_OF_STEPS:
+        ws.shift.e[:] = 0.0
+        ws.shift.s[:] = 0.0
+        ws.work.best_score[0] = np.inf
+        if options.closest:
+            _forget(ws.it)
+        code = _solve_feasible(ws, options, not (cold or options.closest))
+        if options.closest and code == PRIMAL_INFEASIBLE:
+            # Known to be infeasible, but the closest feasible QP was not found.
+            code = STALLED
+    return code
+
+
+@kernel
+def _check(ws, qp, options, k, out):
     """Write ws.best as the point of sample k, and its exact residuals; whether they are within eps."""
     pattern = ws.pattern
-    problem = ws.problem
     best = ws.best
     tol = ws.work.tol
     x = out.x[k]
     y = out.y[k]
     z = out.z[k]
     z_box = out.z_box[k]
+    res = out.residuals[k]
+    unscale_point(pattern, ws.problem, best, x, y, z, z_box)
+    exact_residuals(pattern, qp, x, y, z, z_box, out.s_e[k], out.s_i[k], out.s_box[k], res)
+    set_tolerances(pattern, ws.problem, best, options, tol)
+    return within(res, tol, options)
+
+
+@kernel
+def _finish(ws, qp, options, code, k, out):
+    """Write sample k, which ended with `code`, and check it on the user's data; returns its code."""
+    pattern = ws.pattern
     s_e = out.s_e[k]
     s_i = out.s_i[k]
     s_box = out.s_box[k]
-    res = out.residuals[k]
-    unscale_point(pattern, problem, best, x, y, z, z_box)
-    exact_residuals(pattern, H, g, A, b, C, l, u, lb, ub, x, y, z, z_box, s_e, s_i, s_box, res)
-    set_tolerances(pattern, problem, best, options, tol)
-    return within(res, tol, options)
+    unscale_shift(pattern, ws.problem, ws.shift, s_e, s_i, s_box)
+    solved = _check(ws, qp, options, k, out)
+    tighter = AIM
+    while not solved and code == CONVERGED and tighter > LAST_AIM:
+        # The phases' own residuals are rounded more than those of the check: once more, below.
+        tighter *= TIGHTEN
+        copy_point(ws.best, ws.it)
+        ws.work.best_score[0] = np.inf
+        run_semismooth(ws, _aim(options, tighter), NEAR_MU, NEAR_RHO)
+        solved = _check(ws, qp, options, k, out)
+    if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE:
+        pull = largest_pull(pattern, qp, s_e, s_i, s_box, ws.it.x)
+        return code if solved and pull <= ws.work.tol[0] else STALLED
+    if solved:
+        return CONVERGED
+    if code == CONVERGED:
+        return STALLED
+    if code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
+        _unscale_certificate(ws, code, k, out)
+    return code
 
 
 @entry
@@ -192,98 +273,26 @@ def solve_range(
     are not modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are overwritten.
     """
     pattern = PatternReference(*pattern_values)
-    factor = FactorReference(*factor_values)
-    entries = EntriesReference(*entries_values)
-    ws = new_workspace(pattern, factor, entries, abort)
-    problem = ws.problem
-    it = ws.it
-    best = ws.best
-    shift = ws.shift
-    system = ws.system
-    work = ws.work
+    ws = new_workspace(
+        pattern, FactorReference(*factor_values), EntriesReference(*entries_values), abort
+    )
     limits = ws.limits
-    cold = len(warm.x) == 0
     aim = _aim(options, AIM)
     for k in range(begin, end):
         if out.status[k] != NOT_RUN or abort[0] != 0:
             continue
-        H = sample(data.H, k)
-        g = sample(data.g, k)
-        A = sample(data.A, k)
-        b = sample(data.b, k)
-        C = sample(data.C, k)
-        l = sample(data.l, k)
-        u = sample(data.u, k)
-        lb = sample(data.lb, k)
-        ub = sample(data.ub, k)
-        copy_scaling(pattern, scaling, H, A, C, problem)
-        scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem)
+        qp = sample_data(data, k)
+        copy_scaling(pattern, scaling, qp.H, qp.A, qp.C, ws.problem)
+        scale_problem(pattern, qp, ws.problem)
         limits.steps[0] = 0
         limits.outer[0] = 0
         limits.max_steps[0] = options.max_iter
-        system.counts[:] = 0
-        work.best_score[0] = np.inf
-        work.tol[:] = aim.eps_abs
-        if cold:
-            it.x[:] = 0.0
-            it.y[:] = 0.0
-            it.z[:] = 0.0
-        else:
-            scale_point(
-                pattern,
-                problem,
-                sample(warm.x, k),
-                sample(warm.y, k),
-                sample(warm.z, k),
-                sample(warm.z_box, k),
-                it,
-            )
-        # Whatever fails before its first iterate has been measured returns its own start.
-        update_products(pattern, problem, it)
-        copy_point(it, best)
-        code = STALLED
-        if options.closest:
-            code = _solve_closest(ws, aim, cold)
-        if not options.closest or code == STALLED or code == OUT_OF_STEPS:
-            shift.e[:] = 0.0
-            shift.s[:] = 0.0
-            work.best_score[0] = np.inf
-            code = _solve_feasible(ws, aim, not (cold or options.closest))
-            if options.closest and code == PRIMAL_INFEASIBLE:
-                # Known to be infeasible, but the closest feasible QP was not found.
-                code = STALLED
-        s_e = out.s_e[k]
-        s_i = out.s_i[k]
-        s_box = out.s_box[k]
-        unscale_shift(pattern, problem, shift, s_e, s_i, s_box)
-        solved = _check(ws, H, g, A, b, C, l, u, lb, ub, options, k, out)
-        tighter = AIM
-        while not solved and code == CONVERGED and tighter > LAST_AIM:
-            # The phases' own residuals are rounded more than those of the check: once more, below.
-            tighter *= TIGHTEN
-            copy_point(best, it)
-            work.best_score[0] = np.inf
-            run_semismooth(ws, _aim(options, tighter), NEAR_MU, NEAR_RHO)
-            solved = _check(ws, H, g, A, b, C, l, u, lb, ub, options, k, out)
-        if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE:
-            if not solved or largest_pull(pattern, A, C, s_e, s_i, s_box, it.x) > work.tol[0]:
-                code = STALLED
-        elif solved:
-            code = CONVERGED
-        elif code == CONVERGED:
-            code = STALLED
-        if code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
-            _unscale_certificate(
-                pattern,
-                problem,
-                ws.step,
-                code,
-                out.certificate_x[k],
-                out.certificate_y[k],
-                out.certificate_z[k],
-                out.certificate_z_box[k],
-            )
-        out.status[k] = code
+        ws.system.counts[:] = 0
+        ws.work.best_score[0] = np.inf
+        ws.work.tol[:] = aim.eps_abs
+        _set_start(ws, warm, k)
+        code = _run_phases(ws, aim, len(warm.x) == 0)
+        out.status[k] = _finish(ws, qp, options, code, k, out)
         out.iter[k] = limits.steps[0]
         out.iter_ext[k] = limits.outer[0]
-        out.factorizations[k] = system.counts[0]
+        out.factorizations[k] = ws.system.counts[0]

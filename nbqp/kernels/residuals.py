@@ -20,7 +20,7 @@ from nbqp.kernels.csc import (
     two_product,
 )
 from nbqp.kernels.jit import entry, exact, kernel
-from nbqp.kernels.structure import sample
+from nbqp.kernels.structure import sample_data
 
 
 @kernel
@@ -163,8 +163,8 @@ def within(res, tol, options):
 
 
 @exact
-def exact_residuals(pattern, H, g, A, b, C, l, u, lb, ub, x, y, z, z_box, s_e, s_i, s_box, res):
-    """Residuals of an unscaled point from the unscaled data, with compensated sums.
+def exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res):
+    """Residuals of an unscaled point from the user's data `qp`, with compensated sums.
 
     s_e, s_i, s_box: shifts of the constraints (zeros for the QP as given). Every argument but
     res (3) is not modified: primal residual, dual residual, duality gap (with its sign).
@@ -176,25 +176,31 @@ def exact_residuals(pattern, H, g, A, b, C, l, u, lb, ub, x, y, z, z_box, s_e, s
     n_eq = pattern.n_eq
     n_in = pattern.n_in
     n = pattern.n
+    g = qp.g
+    b = qp.b
+    l = qp.l
+    u = qp.u
+    lb = qp.lb
+    ub = qp.ub
     total = np.zeros(n)
     error = np.zeros(n)
     for j in range(n):
         total[j] = g[j]
         add_compensated(z_box[j], total, error, j)
-    add_transposed_product_compensated(pattern.Hp, pattern.Hi, H, x, total, error)
-    add_transposed_product_compensated(Ap, Ai, A, y, total, error)
-    add_transposed_product_compensated(Cp, Ci, C, z, total, error)
+    add_transposed_product_compensated(pattern.Hp, pattern.Hi, qp.H, x, total, error)
+    add_transposed_product_compensated(Ap, Ai, qp.A, y, total, error)
+    add_transposed_product_compensated(Cp, Ci, qp.C, z, total, error)
     e = np.zeros(n_eq)
     e_error = np.zeros(n_eq)
     for i in range(n_eq):
         e[i] = -b[i]
         add_compensated(-s_e[i], e, e_error, i)
-    add_product_compensated(Ap, Ai, A, x, e, e_error)
+    add_product_compensated(Ap, Ai, qp.A, x, e, e_error)
     v = np.zeros(n_in)
     v_error = np.zeros(n_in)
     for i in range(n_in):
         v[i] = -s_i[i]
-    add_product_compensated(Cp, Ci, C, x, v, v_error)
+    add_product_compensated(Cp, Ci, qp.C, x, v, v_error)
 
     gap = np.zeros(1)
     gap_error = np.zeros(1)
@@ -239,15 +245,7 @@ def batch_residuals(pattern, data, x, y, z, z_box, s_e, s_i, s_box, res):
     for k in range(len(x)):
         exact_residuals(
             pattern,
-            sample(data.H, k),
-            sample(data.g, k),
-            sample(data.A, k),
-            sample(data.b, k),
-            sample(data.C, k),
-            sample(data.l, k),
-            sample(data.u, k),
-            sample(data.lb, k),
-            sample(data.ub, k),
+            sample_data(data, k),
             x[k],
             y[k],
             z[k],

@@ -153,26 +153,30 @@ def set_units(pattern, problem):
 
 
 @kernel
-def scale_problem(pattern, H, g, A, b, C, l, u, lb, ub, problem):
-    """Fill `problem`, whose D, E, F are set, from the user's data (not modified)."""
-    n = pattern.n
-    n_eq = pattern.n_eq
-    problem_g = problem.g
-    lo = problem.lo
-    hi = problem.hi
-    problem_b = problem.b
+def scale_problem(pattern, qp, problem):
+    """Fill `problem`, whose D, E, F are set, from the user's data `qp` (not modified)."""
+    g = qp.g
+    b = qp.b
+    l = qp.l
+    u = qp.u
+    lb = qp.lb
+    ub = qp.ub
     D = problem.D
     E = problem.E
     F = problem.F
+    problem_g = problem.g
+    problem_b = problem.b
+    lo = problem.lo
+    hi = problem.hi
     n_in = pattern.n_in
-    c = scale_cost(pattern, H, g, D)
-    scale_matrices(pattern, H, A, C, c, problem)
+    c = scale_cost(pattern, qp.H, g, D)
+    scale_matrices(pattern, qp.H, qp.A, qp.C, c, problem)
     set_units(pattern, problem)
-    for j in range(n):
+    for j in range(pattern.n):
         problem_g[j] = c * D[j] * g[j]
         lo[n_in + j] = lb[j] / D[j]
         hi[n_in + j] = ub[j] / D[j]
-    for i in range(n_eq):
+    for i in range(pattern.n_eq):
         problem_b[i] = E[i] * b[i]
     for i in range(n_in):
         lo[i] = F[i] * l[i]

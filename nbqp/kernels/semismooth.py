@@ -33,6 +33,7 @@ from nbqp.kernels.status import (
     STALLED,
 )
 
+# Below these the linear systems lose more digits than a smaller penalty gains.
 MU_FLOOR = 1e-9
 RHO_FLOOR = 1e-9
 # A residual has to fall by this factor in an outer step, or its penalty is raised.
@@ -46,7 +47,7 @@ SOLVE_TOLERANCE = 1e-13
 
 
 @kernel
-def active_side(v, z, mu, lo, hi):
+def _active_side(v, z, mu, lo, hi):
     """+1, -1 or 0: the side that p = v + mu z has left; rows with lo = hi are always active."""
     p = v + mu * z
     if p > hi:
@@ -63,7 +64,7 @@ def set_active(problem, v, z, mu, active):
     hi = problem.hi
     changed = 0
     for i in range(len(active)):
-        side = active_side(v[i], z[i], mu[i], lo[i], hi[i])
+        side = _active_side(v[i], z[i], mu[i], lo[i], hi[i])
         if side != active[i]:
             active[i] = side
             changed += 1
@@ -126,9 +127,7 @@ def _newton_direction(ws, problem, it, centre):
             r3[i] = side - v[i] - mu[i] * (centre_z[i] - z[i])
         else:
             r3[i] = 0.0
-    return solve_system(
-        pattern, ws.factor, problem.H, problem.A, problem.C, system, SOLVE_TOLERANCE
-    )
+    solve_system(pattern, ws.factor, problem.H, problem.A, problem.C, system, SOLVE_TOLERANCE)
 
 
 @kernel
@@ -230,7 +229,7 @@ def minimise(ws, problem, it, centre, tolerance):
     mu = work.mu
     active = work.active
     trial = work.trial
-    next = work.next
+    next_active = work.next_active
     step_x = step.x
     step_e = step.e
     step_v = step.v
@@ -259,8 +258,8 @@ def minimise(ws, problem, it, centre, tolerance):
         direction_products(pattern, problem, step)
         for i in range(len(w)):
             trial[i] = v[i] + step_v[i]
-            next[i] = active[i]
-        changed = set_active(problem, trial, centre.z, mu, next)
+            next_active[i] = active[i]
+        changed = set_active(problem, trial, centre.z, mu, next_active)
         t = 1.0
         if changed > 0:
             t = _step_length(ws, problem, it, centre)
@@ -303,8 +302,8 @@ def _violation(problem, it, i):
 
 
 @kernel
-def _raise_penalties(pattern, problem, it, system, work, tol):
-    """Lower mu on the rows whose violation matters and did not fall; returns whether any fell."""
+def _lower_mu(pattern, problem, it, system, work, tol):
+    """Lower mu on the rows whose violation matters and did not fall; returns whether a mu changed."""
     z = it.z
     violation = work.violation
     mu_e = system.mu_e
@@ -446,7 +445,7 @@ def run_semismooth(ws, options, mu, rho):
         if verdict != CONVERGED:
             return verdict
         eps = min(tol[0], tol[2])
-        stale = _raise_penalties(pattern, problem, it, system, work, eps)
+        stale = _lower_mu(pattern, problem, it, system, work, eps)
         if res[1] > max(SUFFICIENT_DECREASE * previous_dual, tol[1]) and solved:
             if system_rho[0] > RHO_FLOOR:
                 system_rho[0] = max(0.1 * system_rho[0], RHO_FLOOR)

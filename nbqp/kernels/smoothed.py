@@ -43,14 +43,26 @@ from nbqp.kernels.status import (
 
 # Residuals below which the phase hands over to the semismooth one.
 HAND_OVER = 1e-5
+# First weights of the proximal terms, small since their centre is the iterate itself and the barrier
+# holds the rest; they are lowered to the floor where they hold a residual up, which refinement can
+# still make good, and raised to the ceiling where a direction failed.
 RHO_START = 1e-8
 MU_START = 1e-9
 REGULARISATION_FLOOR = 1e-12
 REGULARISATION_CEILING = 1e-4
+# The share of the way to the boundary that a step goes.
 TO_BOUNDARY = 0.99
+# Residuals of a direction, relative to its right-hand side, that end refinement, and that fail: steps
+# are corrected by the next one, hence looser than in the semismooth phase.
 SOLVE_TOLERANCE = 1e-11
 FAILED_SOLVE = 1e-4
+# Steps without an improvement of a tenth before giving up.
 PATIENCE = 15
+# Mehrotra's shifts of the first slacks and multipliers, and the least that they come to where the
+# least-squares point meets every side or has no multiplier at all.
+OUTWARD = 1.5
+BALANCE = 0.5
+LEAST_START = 1e-2
 # Multipliers or variables have to be this large before certificates are looked for.
 LARGE = 1e3
 
@@ -211,8 +223,8 @@ def start_smoothed(ws):
             z_hi[i] = z if lo == -np.inf else max(z, 0.0)
             low_s = min(low_s, s_hi[i])
             low_z = min(low_z, z_hi[i])
-    shift_s = max(-1.5 * low_s, 0.0)
-    shift_z = max(-1.5 * low_z, 0.0)
+    shift_s = max(-OUTWARD * low_s, 0.0)
+    shift_z = max(-OUTWARD * low_z, 0.0)
     sum_s = 0.0
     sum_z = 0.0
     sum_sz = 0.0
@@ -231,11 +243,10 @@ def start_smoothed(ws):
             sum_s += s_hi[i]
             sum_z += z_hi[i]
             sum_sz += s_hi[i] * z_hi[i]
-    shift_s = 0.5 * sum_sz / sum_z if sum_z > 0.0 else 0.0
-    shift_z = 0.5 * sum_sz / sum_s if sum_s > 0.0 else 0.0
-    # Where the least-squares point meets every side or has no multiplier at all.
-    shift_s = max(shift_s, 1e-2)
-    shift_z = max(shift_z, 1e-2)
+    shift_s = BALANCE * sum_sz / sum_z if sum_z > 0.0 else 0.0
+    shift_z = BALANCE * sum_sz / sum_s if sum_s > 0.0 else 0.0
+    shift_s = max(shift_s, LEAST_START)
+    shift_z = max(shift_z, LEAST_START)
     for i in range(m):
         # An infinite side has no multiplier: its slack is never read, its z stays 0.
         s_lo[i] += shift_s
@@ -401,7 +412,7 @@ def run_smoothed(ws, options, loose, elastic):
         dual = 1.0
         if sides > 0:
             set_targets(problem, barrier, 0.0, 0.0)
-            error = _newton_step(ws, elastic)
+            _newton_step(ws, elastic)
             primal, dual = step_lengths(problem, barrier, separate)
             after, _ = complementarity(problem, barrier, primal, dual)
             ratio = after / total

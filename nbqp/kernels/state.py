@@ -32,20 +32,20 @@ class Problem:
     `cost[0]` is the factor on the objective.
     """
 
-    H: Floats
-    g: Floats
+    H: Floats  # values on the pattern, as A and C
+    g: Floats  # (n,)
     A: Floats
-    b: Floats
+    b: Floats  # (n_eq,)
     C: Floats
-    lo: Floats
-    hi: Floats
-    D: Floats
-    E: Floats
-    F: Floats
-    unit_e: Floats
-    unit: Floats
-    unit_d: Floats
-    cost: Floats
+    lo: Floats  # (m,)
+    hi: Floats  # (m,)
+    D: Floats  # (n,)
+    E: Floats  # (n_eq,)
+    F: Floats  # (n_in,)
+    unit_e: Floats  # (n_eq,)
+    unit: Floats  # (m,)
+    unit_d: Floats  # (n,)
+    cost: Floats  # (1,)
 
 
 @struct
@@ -70,23 +70,23 @@ class System:
     [ M              -w   ] [dz]   [r3]
     """
 
-    L: Floats
-    pivots: Floats
-    expected: Floats
-    r1: Floats
-    r2: Floats
-    r3: Floats
-    dx: Floats
-    dy: Floats
-    dz: Floats
+    L: Floats  # values of the factor
+    pivots: Floats  # (N,), N = n + n_eq + n_in
+    expected: Floats  # (N,) signs of the pivots
+    r1: Floats  # (n,)
+    r2: Floats  # (n_eq,)
+    r3: Floats  # (m,)
+    dx: Floats  # (n,)
+    dy: Floats  # (n_eq,)
+    dz: Floats  # (m,)
     rho: Floats  # (1,)
     mu_e: Floats  # (n_eq,)
     w: Floats  # (m,)
-    e1: Floats
+    e1: Floats  # (n,) residuals, as e2 (n_eq) and e3 (m)
     e2: Floats
     e3: Floats
-    permuted: Floats
-    below: Floats
+    permuted: Floats  # (N,) right-hand side and solution in pivot order
+    below: Floats  # (N,) workspaces of `ldl`, as product and local
     product: Floats
     local: Ints
     counts: Ints  # factorisations, replaced pivots
@@ -94,11 +94,11 @@ class System:
 
 @struct
 class Shift:
-    """Shifts s = Mx - clip(Mx, lo, hi) of a point, scaled, and t = s unit^2 (see `closest`)."""
+    """Shifts s = Mx - clip(Mx, lo, hi) of a point, scaled; the rest are workspaces of `closest`."""
 
     e: Floats  # (n_eq,)
     s: Floats  # (m,)
-    t_e: Floats  # (n_eq,)
+    t_e: Floats  # (n_eq,) rows times unit^2
     t: Floats  # (m,)
     pull: Floats  # (n,) M't
 
@@ -132,7 +132,7 @@ class Work:
 
     mu: Floats  # (m,) penalty of each stacked row
     active: Ints  # (m,) +1, -1, 0
-    next: Ints  # (m,)
+    next_active: Ints  # (m,)
     trial: Floats  # (m,)
     violation: Floats  # (n_eq + m,)
     y_ref: Floats  # (n_eq,)
@@ -154,11 +154,11 @@ class Barrier:
     dz_lo: Floats
     ds_hi: Floats
     dz_hi: Floats
-    W_lo: Floats
+    W_lo: Floats  # 1 / (s / z + mu)
     W_hi: Floats
-    q_lo: Floats
+    q_lo: Floats  # right-hand side of the side's row, its slack eliminated
     q_hi: Floats
-    c_lo: Floats
+    c_lo: Floats  # target: what s z is to change by
     c_hi: Floats
 
 
@@ -174,7 +174,7 @@ class Workspace:
     it: Iterate
     best: Iterate  # the best iterate so far
     centre: Iterate  # of the proximal terms
-    saved: Iterate
+    saved: Iterate  # while another phase tries, or further unknowns of these sizes
     step: Iterate  # x, y, z and products of a direction
     barrier: Barrier
     shift: Shift

@@ -145,7 +145,26 @@ FactorReference = reference(Factor)
 EntriesReference = reference(Entries)
 
 
+DataReference = reference(Data)
+
+
 @kernel
 def sample(values, k):
     """Row k of a datum, or the only row of a shared one."""
     return values[k if len(values) > 1 else 0]
+
+
+@kernel
+def sample_data(data, k):
+    """The data of sample k, each one-dimensional."""
+    return DataReference(
+        sample(data.H, k),
+        sample(data.g, k),
+        sample(data.A, k),
+        sample(data.b, k),
+        sample(data.C, k),
+        sample(data.l, k),
+        sample(data.u, k),
+        sample(data.lb, k),
+        sample(data.ub, k),
+    )

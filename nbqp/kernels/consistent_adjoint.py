@@ -13,7 +13,7 @@ of which the solution is wanted that has the least
 
     |b1|^2 + |M_N b1 - r_N|^2 + |b4|^2 + |M_E b4 - r_s|^2 + 2 |b_B|^2
 
-that is |R1 (b1 - start1)|^2 + |R4 (b4 - start4)|^2 + 2 |b_B|^2 and a constant, R'R = I + M'M. The data
+that is |L1'(b1 - start1)|^2 + |L4'(b4 - start4)|^2 + 2 |b_B|^2 and a constant, LL' = I + M'M. The data
 are not scaled: the answer would depend on it.
 """
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.adjoint import ABSENT, BOTH, LOWER, REGULAR, SINGULAR, UPPER, shifted
+from nbqp.kernels.adjoint import ABSENT, LOWER, REGULAR, SINGULAR, UPPER, may_shift
 from nbqp.kernels.dense import axpy, copy, dot, largest
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.orthogonal import least_norm, triangularise
@@ -40,7 +40,7 @@ INACTIVE = 2
 @kernel
 def _kind(side):
     """E, B or N; ABSENT rows are none of them: -1."""
-    if side == BOTH or shifted(side):
+    if may_shift(side):
         return HELD
     if side == LOWER or side == UPPER:
         return ACTIVE
@@ -83,42 +83,42 @@ def _dense_rows(pattern, A, C, kinds, rows, kind, count):
 
 @kernel
 def _factor_norm(M):
-    """Lower R' with R'R = I + M'M; M as from `_dense_rows`, so that its rows are columns of M."""
+    """Lower L with LL' = I + M'M; M as from `_dense_rows`, so that its rows are columns of M."""
     n = len(M)
-    R = np.zeros((n, n))
+    L = np.zeros((n, n))
     for j in range(n):
         for i in range(j, n):
-            R[i, j] = dot(M[i], M[j]) - dot(R[i, :j], R[j, :j])
-        R[j, j] = np.sqrt(R[j, j] + 1.0)
+            L[i, j] = dot(M[i], M[j]) - dot(L[i, :j], L[j, :j])
+        L[j, j] = np.sqrt(L[j, j] + 1.0)
         for i in range(j + 1, n):
-            R[i, j] /= R[j, j]
-    return R
+            L[i, j] /= L[j, j]
+    return L
 
 
 @kernel
-def _solve_lower(R, x):
-    """Overwrite x by R'^-1 x."""
+def _solve_lower(L, x):
+    """Overwrite x by L^-1 x."""
     for j in range(len(x)):
-        x[j] = (x[j] - dot(R[j, :j], x[:j])) / R[j, j]
+        x[j] = (x[j] - dot(L[j, :j], x[:j])) / L[j, j]
 
 
 @kernel
-def _solve_upper(R, x):
-    """Overwrite x by R^-1 x."""
+def _solve_upper(L, x):
+    """Overwrite x by L'^-1 x."""
     for j in range(len(x) - 1, -1, -1):
-        x[j] /= R[j, j]
-        axpy(x[:j], -x[j], R[j, :j])
+        x[j] /= L[j, j]
+        axpy(x[:j], -x[j], L[j, :j])
 
 
 @kernel
-def _divide_columns(R, columns):
-    """Overwrite K by K R^-1, columns: a row for each column of K."""
+def _divide_columns(L, columns):
+    """Overwrite K by K L'^-1, columns: a row for each column of K."""
     for j in range(len(columns)):
         for i in range(j):
-            if R[j, i] != 0.0:
-                axpy(columns[j], -R[j, i], columns[i])
+            if L[j, i] != 0.0:
+                axpy(columns[j], -L[j, i], columns[i])
         for i in range(columns.shape[1]):
-            columns[j, i] /= R[j, j]
+            columns[j, i] /= L[j, j]
 
 
 @kernel
@@ -134,8 +134,8 @@ def _solve_consistent(pattern, H, A, C, kinds, r_x, r, r_s, b1, b2, b4):
     M_E = _dense_rows(pattern, A, C, kinds, rows, HELD, e)
     M_B = _dense_rows(pattern, A, C, kinds, rows, ACTIVE, active)
     M_N = _dense_rows(pattern, A, C, kinds, rows, INACTIVE, inactive)
-    R1 = _factor_norm(M_N)
-    R4 = _factor_norm(M_E)
+    L1 = _factor_norm(M_N)
+    L4 = _factor_norm(M_E)
     m = n + e + active
     columns = np.zeros((2 * n + active, m))
     rhs = np.zeros(m)
@@ -163,23 +163,23 @@ def _solve_consistent(pattern, H, A, C, kinds, r_x, r, r_s, b1, b2, b4):
         b1[j] = dot(M_N[j], r_N)
         b4[j] = dot(M_E[j], s_E)
     # The points of least norm but for the equations, from which the solutions are counted.
-    for R, start in ((R1, b1), (R4, b4)):
-        _solve_lower(R, start)
-        _solve_upper(R, start)
+    for L, start in ((L1, b1), (L4, b4)):
+        _solve_lower(L, start)
+        _solve_upper(L, start)
     size = largest(rhs)
     for j in range(n):
         axpy(rhs, -b1[j], columns[j])
         axpy(rhs, -b4[j], columns[n + j])
-    _divide_columns(R1, columns[:n])
-    _divide_columns(R4, columns[n : 2 * n])
+    _divide_columns(L1, columns[:n])
+    _divide_columns(L4, columns[n : 2 * n])
     order = np.empty(len(columns), dtype=np.int64)
     p = np.empty(len(columns))
     rank = triangularise(columns, order, rhs, RCOND)
     if not np.sqrt(dot(rhs[rank:], rhs[rank:])) <= CONSISTENT * size:
         return False
     least_norm(columns, order, rank, rhs, p)
-    _solve_upper(R1, p[:n])
-    _solve_upper(R4, p[n : 2 * n])
+    _solve_upper(L1, p[:n])
+    _solve_upper(L4, p[n : 2 * n])
     axpy(b1, 1.0, p[:n])
     axpy(b4, 1.0, p[n : 2 * n])
     b_E = np.zeros(e)
