@@ -1,7 +1,7 @@
 """The linear system of the derivatives: the active set of a solution, and solves with its KKT matrix.
 
-Where null vectors of the matrix matter, the answer is the one of least norm: from a kernel where the
-system is consistent, from `nbqp.least_norm` otherwise.
+Where null vectors of the matrix matter, the answer is the one of least norm: of an adjoint from a
+kernel where its system is consistent, of other adjoints and of directions from `nbqp.least_norm`.
 """
 
 from __future__ import annotations
