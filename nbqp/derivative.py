@@ -45,6 +45,7 @@ from nbqp.kkt_system import (
     side_shares,
     solve_adjoint,
     solve_direction,
+    without_failed,
 )
 from nbqp.problem import QP, numbers
 from nbqp.solution import Solution, Status
@@ -144,14 +145,10 @@ class _Linearised:
                 f"{int(self.failed.sum())} of {len(status)} failed."
             )
         self.fill = np.nan if on_failure == "nan" else 0.0
-
-        def known(part: Floats) -> Floats:
-            return np.where(self.failed[:, None], 0.0, np.atleast_2d(part))
-
-        parts = (solution.x, solution.y, solution.z, solution.z_box)
-        self.point = Point(*(known(part) for part in parts))
+        point = (solution.x, solution.y, solution.z, solution.z_box)
+        self.point = Point(*without_failed(self.failed, map(np.atleast_2d, point)))
         shifts = (solution.s_e, solution.s_i, solution.s_box)
-        self.shifts = Shifts(*(known(part) for part in shifts))
+        self.shifts = Shifts(*without_failed(self.failed, map(np.atleast_2d, shifts)))
         tolerance = active_tolerance(solution)
         self.active = find_active_set(self.qp, self.point, self.shifts, tolerance)
 
@@ -168,7 +165,7 @@ class _Linearised:
             array = np.zeros(shape) if value is None else numbers(name, value)
             if array.shape != shape:
                 raise ShapeError(f"{name}: expected shape {shape}, got {array.shape}.")
-            part = np.where(self.failed[:, None], 0.0, -array.reshape(like.shape))
+            (part,) = without_failed(self.failed, [-array.reshape(like.shape)])
             _require_finite(name, part)
             parts.append(part)
         return parts

@@ -6,6 +6,7 @@ kernel where its system is consistent, of other adjoints and of directions from 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,14 @@ def active_tolerance(solution: Solution | BatchSolution) -> Floats:
     """Distance (batch,) at which a row counts as on its side, from the accuracy of the solution."""
     reached: Floats = np.nan_to_num(np.atleast_1d(solution.info.pri_res))
     return ACTIVE * np.maximum(solution.settings.eps_abs, reached)
+
+
+def without_failed(failed: Bools, parts: Iterable[Floats]) -> tuple[Floats, ...]:
+    """Copies of the parts (batch, .) with zeros for the samples that failed (batch,).
+
+    What a failed sample holds may be NaN, which must not enter products with its zero adjoint.
+    """
+    return tuple(np.where(failed[:, None], 0.0, part) for part in parts)
 
 
 def find_active_set(qp: QP, point: Point, shifts: Shifts, tolerance: Floats) -> ActiveSet:

@@ -22,7 +22,13 @@ from tensorflow.python.ops import script_ops
 import nbqp
 from nbqp.derivative import DIFFERENTIABLE, warn_of_multipliers
 from nbqp.kernels.structure import Point, Shifts
-from nbqp.kkt_system import ActiveSet, active_tolerance, find_active_set, solve_adjoint
+from nbqp.kkt_system import (
+    ActiveSet,
+    active_tolerance,
+    find_active_set,
+    solve_adjoint,
+    without_failed,
+)
 from nbqp.problem import QP
 
 OnFailure = Literal["raise", "nan", "keep"]
@@ -89,8 +95,8 @@ def _solve(description: Any, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]
         )
     point = Point(solution.x, solution.y, solution.z, solution.z_box)
     shifts = Shifts(solution.s_e, solution.s_i, solution.s_box)
-    known = Point(*(np.where(failed[:, None], 0.0, part) for part in point))
-    moved = Shifts(*(np.where(failed[:, None], 0.0, part) for part in shifts))
+    known = Point(*without_failed(failed, point))
+    moved = Shifts(*without_failed(failed, shifts))
     active = find_active_set(solution.problem, known, moved, active_tolerance(solution))
     if about.on_failure == "nan":
         for part in (*point, *shifts):
@@ -124,8 +130,8 @@ def _solve_kkt(
             "solve_qp: expected feasible samples for second derivatives, got the closest feasible QP "
             f"of sample {int(np.flatnonzero(closest)[0])}."
         )
-    r = Point(*(np.where(failed[:, None], 0.0, part) for part in (r_x, r_y, r_z, r_box)))
-    r_s = Shifts(*(np.where(failed[:, None], 0.0, part) for part in (r_s_e, r_s_i, r_s_box)))
+    r = Point(*without_failed(failed, (r_x, r_y, r_z, r_box)))
+    r_s = Shifts(*without_failed(failed, (r_s_e, r_s_i, r_s_box)))
     warn_of_multipliers(closest, r)
     b, b4 = solve_adjoint(qp, ActiveSet(side, side_box), r, r_s, closest, failed)
     results = [*b, b4]
