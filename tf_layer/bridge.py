@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,15 @@ from nbqp.problem import QP
 
 OnFailure = Literal["raise", "nan", "keep"]
 Arrays = Sequence[npt.NDArray[Any]]
+
+
+def check_on_failure(value: Any) -> None:
+    """Raise `nbqp.SettingsError` unless this is an `OnFailure`."""
+    if value not in get_args(OnFailure):
+        *others, last = (f'"{known}"' for known in get_args(OnFailure))
+        raise nbqp.SettingsError(
+            f"on_failure: expected {', '.join(others)} or {last}, got {value!r}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

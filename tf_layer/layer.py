@@ -12,7 +12,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import nbqp
-from tf_layer.bridge import OnFailure
+from tf_layer.bridge import OnFailure, check_on_failure
 from tf_layer.declarations import (
     NAMES,
     PACKAGE,
@@ -121,10 +121,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             raise nbqp.SettingsError(
                 f"settings: expected nbqp.Settings, got {type(self.settings).__name__}."
             )
-        if self.on_failure not in ("raise", "nan", "keep"):
-            raise nbqp.SettingsError(
-                f'on_failure: expected "raise", "nan" or "keep", got {self.on_failure!r}.'
-            )
+        check_on_failure(self.on_failure)
         for name in ("feasible", "return_solution"):
             if not isinstance(getattr(self, name), bool):
                 raise nbqp.SettingsError(

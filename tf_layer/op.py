@@ -18,7 +18,7 @@ import tensorflow as tf
 import nbqp
 from nbqp.kernels.adjoint import VIOLATED_LOWER, VIOLATED_UPPER
 from nbqp.kkt_system import side_shares
-from tf_layer.bridge import CODES, SOLVE, SOLVE_KKT, Description, OnFailure, call
+from tf_layer.bridge import CODES, SOLVE, SOLVE_KKT, Description, OnFailure, call, check_on_failure
 
 MATRICES = ("H", "A", "C")
 DOUBLE = tf.float64
@@ -110,10 +110,7 @@ def solve_qp(
     >>> tape.gradient(x, g).numpy()
     array([-1., -0.], dtype=float32)
     """
-    if on_failure not in ("raise", "nan", "keep"):
-        raise nbqp.SettingsError(
-            f'on_failure: expected "raise", "nan" or "keep", got {on_failure!r}.'
-        )
+    check_on_failure(on_failure)
     if g is None:
         raise nbqp.ShapeError("g: expected a vector, got None.")
     given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}

@@ -123,7 +123,7 @@ def test_an_exported_model_answers_in_a_fresh_process(tmp_path: pathlib.Path) ->
         ({"g": None}, "g: expected Input"),
         ({"g": np.ones(2)}, "g: expected an Input where"),
         ({"H": "identity"}, "H: expected None, numbers, Learned or Input, got str"),
-        ({"on_failure": "ignore"}, "on_failure: expected"),
+        ({"on_failure": "zero"}, 'on_failure: expected "raise", "nan" or "keep", got \'zero\''),
         ({"settings": {"eps_abs": 1e-6}}, r"settings: expected nbqp\.Settings, got"),
         ({"violation": 1e-3}, "violation: expected 0, or a positive weight with"),
     ],
