@@ -23,7 +23,7 @@ from tf_layer.declarations import (
     is_weight,
     serialise,
 )
-from tf_layer.op import DOUBLE, QPOutput, solve_qp
+from tf_layer.op import DOUBLE, MATRICES, QPOutput, solve_qp
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -193,7 +193,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             shape = getattr(declared, "shape", None)
             if not shape:
                 continue
-            rank = 2 if name in ("H", "A", "C") else 1
+            rank = 2 if name in MATRICES else 1
             across = name not in ("b", "l", "u")
             if len(shape) not in (rank, rank + 1) or (across and shape[-1] != n):
                 expected = f"(..., {n})" if across else "(...)"
