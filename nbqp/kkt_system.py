@@ -36,8 +36,25 @@ from nbqp.problem import QP
 from nbqp.solution import Solution
 from nbqp.threads import split_range, thread_count
 
+__all__ = [
+    "SIDES",
+    "ActiveSet",
+    "Adjoint",
+    "Point",
+    "Shifts",
+    "active_tolerance",
+    "find_active_set",
+    "side_shares",
+    "solve_adjoint",
+    "solve_direction",
+    "without_failed",
+]
+
 ACTIVE = 10.0
 """A row within this multiple of the solution's accuracy of its side counts as on it."""
+
+SIDES = tuple(range(VIOLATED_LOWER, VIOLATED_UPPER + 1))
+"""All that a row can do, ascending: `side_shares(SIDES)` is a table with the index side - SIDES[0]."""
 
 Bools = npt.NDArray[np.bool_]
 
@@ -79,9 +96,9 @@ def find_active_set(qp: QP, point: Point, shifts: Shifts, tolerance: Floats) -> 
     return active
 
 
-def side_shares(side: Ints) -> tuple[Floats, Floats]:
+def side_shares(side: npt.ArrayLike) -> tuple[Floats, Floats]:
     """How much of a row's right-hand side is its lower and its upper side: 1, 0, or half each."""
-    half = np.where(side == BOTH, 0.5, 0.0)
+    half = np.where(np.equal(side, BOTH), 0.5, 0.0)
     low = np.where(np.isin(side, (LOWER, NEAR_LOWER, VIOLATED_LOWER)), 1.0, half)
     high = np.where(np.isin(side, (UPPER, NEAR_UPPER, VIOLATED_UPPER)), 1.0, half)
     return low, high

@@ -21,9 +21,10 @@ from tensorflow.python.ops import script_ops
 
 import nbqp
 from nbqp.derivative import DIFFERENTIABLE, warn_of_multipliers
-from nbqp.kernels.structure import Point, Shifts
 from nbqp.kkt_system import (
     ActiveSet,
+    Point,
+    Shifts,
     active_tolerance,
     find_active_set,
     solve_adjoint,

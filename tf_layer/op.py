@@ -16,8 +16,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import nbqp
-from nbqp.kernels.adjoint import VIOLATED_LOWER, VIOLATED_UPPER
-from nbqp.kkt_system import side_shares
+from nbqp.kkt_system import SIDES, side_shares
 from tf_layer.bridge import CODES, SOLVE, SOLVE_KKT, Description, OnFailure, call, check_on_failure
 
 MATRICES = ("H", "A", "C")
@@ -232,8 +231,8 @@ def _gradients(
 
 def _shares(side: Any) -> tuple[Any, Any]:
     """`nbqp.kkt_system.side_shares` of a tensor: a look-up, since sides are few."""
-    low, high = side_shares(np.arange(VIOLATED_LOWER, VIOLATED_UPPER + 1))
-    index = side - VIOLATED_LOWER
+    low, high = side_shares(SIDES)
+    index = side - SIDES[0]
     return tf.gather(tf.constant(low), index), tf.gather(tf.constant(high), index)
 
 
