@@ -136,7 +136,9 @@ class _Linearised:
         self.single = isinstance(solution, Solution)
         status = np.atleast_1d(np.array(solution.status, dtype=object))
         self.failed = np.array([s not in DIFFERENTIABLE for s in status], dtype=np.bool_)
-        self.closest = np.array([s is DIFFERENTIABLE[1] for s in status], dtype=np.bool_)
+        self.closest = np.array(
+            [s is Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE for s in status], dtype=np.bool_
+        )
         if on_failure == "raise" and self.failed.any():
             k = int(np.flatnonzero(self.failed)[0])
             where = "" if self.single else f" for sample {k}"

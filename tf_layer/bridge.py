@@ -35,6 +35,9 @@ from nbqp.problem import QP
 OnFailure = Literal["raise", "nan", "keep"]
 Arrays = Sequence[npt.NDArray[Any]]
 
+DIFFERENTIABLE_CODES = [status.value for status in DIFFERENTIABLE]
+"""The values of the statuses that come with a derivative."""
+
 
 def check_on_failure(value: Any) -> None:
     """Raise `nbqp.SettingsError` unless this is an `OnFailure`."""
@@ -96,7 +99,7 @@ def _solve(description: Any, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]
     about = Description.from_json(_text(description))
     solution = nbqp.solve_batch(**about.arguments(arrays), settings=about.settings)
     status = np.array([s.value for s in solution.status], dtype=np.int32)
-    failed = ~np.isin(status, CODES)
+    failed = ~np.isin(status, DIFFERENTIABLE_CODES)
     if failed.any() and about.on_failure == "raise":
         k = int(np.flatnonzero(failed)[0])
         raise nbqp.UnsolvedError(
@@ -133,7 +136,7 @@ def _solve_kkt(
     given = about.arguments(matrices)
     no_b = np.zeros((len(r_x), r_y.shape[1])) if "A" in given else None
     qp = QP(**given, g=np.zeros_like(r_x), b=no_b, batch=True)
-    failed = ~np.isin(status, CODES)
+    failed = ~np.isin(status, DIFFERENTIABLE_CODES)
     closest = status == nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE.value
     if about.order > 1 and closest.any():
         raise nbqp.UnsolvedError(
@@ -155,7 +158,6 @@ def _text(description: Any) -> bytes:
     return bytes(np.asarray(description).item())
 
 
-CODES = [status.value for status in DIFFERENTIABLE]
 SOLVE = "nbqp_solve_v2"
 SOLVE_KKT = "nbqp_solve_kkt_v2"
 _functions: dict[str, Callable[..., list[npt.NDArray[Any]]]] = {

@@ -17,7 +17,15 @@ import tensorflow as tf
 
 import nbqp
 from nbqp.kkt_system import SIDES, side_shares
-from tf_layer.bridge import CODES, SOLVE, SOLVE_KKT, Description, OnFailure, call, check_on_failure
+from tf_layer.bridge import (
+    DIFFERENTIABLE_CODES,
+    SOLVE,
+    SOLVE_KKT,
+    Description,
+    OnFailure,
+    call,
+    check_on_failure,
+)
 
 MATRICES = ("H", "A", "C")
 DOUBLE = tf.float64
@@ -210,7 +218,9 @@ def _gradients(
     """The gradient of each tensor: outer products of the adjoint with the solution."""
     *point, status, _, side, side_box = values
     # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
-    solved = tf.reduce_any(tf.equal(status[:, tf.newaxis], CODES), axis=1, keepdims=True)
+    solved = tf.reduce_any(
+        tf.equal(status[:, tf.newaxis], DIFFERENTIABLE_CODES), axis=1, keepdims=True
+    )
     x, y, z, _, s_e, s_i, _ = (tf.where(solved, part, tf.zeros_like(part)) for part in point)
     named = dict(zip(problem.description.dense, tensors, strict=True))
     r = [-d for d in cotangents]
