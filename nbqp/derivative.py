@@ -388,7 +388,10 @@ def jvp(
             return np.zeros((qp.batch, qp.n if transposed else rows))
         M = value if scipy.sparse.issparse(value) else numbers(name, value)
         if M.shape not in ((rows, qp.n), (qp.batch, rows, qp.n)):
-            raise ShapeError(f"{name}: expected shape ({rows}, {qp.n}), got {M.shape}.")
+            raise ShapeError(
+                f"{name}: expected shape ({rows}, {qp.n}) or ({qp.batch}, {rows}, {qp.n}), "
+                f"got {M.shape}."
+            )
         _require_finite(name, M.data if scipy.sparse.issparse(M) else M)
         if M.ndim == 3:
             product = np.einsum("kij,ki->kj" if transposed else "kij,kj->ki", M, v)
