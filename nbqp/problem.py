@@ -81,7 +81,8 @@ class SparseMatrix:
             size, rows, columns = dense.shape
             p = np.arange(columns + 1, dtype=np.int64) * rows
             i = np.tile(np.arange(rows, dtype=np.int64), columns)
-            values = np.ascontiguousarray(dense.transpose(0, 2, 1)).reshape(size, -1)
+            # A copy even where there is one row or column, whose transpose is contiguous already.
+            values = np.array(dense.transpose(0, 2, 1), order="C").reshape(size, -1)
             return cls((rows, columns), p, i, values)
         expected = "(rows, columns)" + (" or (batch, rows, columns)" if batch else "")
         raise ShapeError(f"{name}: expected an array of shape {expected}, got {dense.shape}.")
