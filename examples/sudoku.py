@@ -66,7 +66,7 @@ RECIPES = {
     "qp": Recipe("QP, H = 0.1 I", 0.1, 0.02, 0.8),
     "lp": Recipe("LP, H = 0", 0.0, 0.05, 0.85),
     "learn-a": Recipe("LP, A alone, b = 1", 0.0, 0.03, 0.85, feasible=False, violation=1e-3),
-    "optnet": Recipe("OptNet parametrisation, solved by nbqp", 0.1, 0.1, 1.0),
+    "optnet": Recipe("QP, H = 0.1 I, OptNet's rate of 0.1", 0.1, 0.1, 1.0),
 }
 
 

@@ -45,6 +45,7 @@ from nbqp.kkt_system import (
     side_shares,
     solve_adjoint,
     solve_direction,
+    without_failed,
 )
 from nbqp.problem import QP, numbers
 from nbqp.solution import Solution, Status
@@ -135,7 +136,9 @@ class _Linearised:
         self.single = isinstance(solution, Solution)
         status = np.atleast_1d(np.array(solution.status, dtype=object))
         self.failed = np.array([s not in DIFFERENTIABLE for s in status], dtype=np.bool_)
-        self.closest = np.array([s is DIFFERENTIABLE[1] for s in status], dtype=np.bool_)
+        self.closest = np.array(
+            [s is Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE for s in status], dtype=np.bool_
+        )
         if on_failure == "raise" and self.failed.any():
             k = int(np.flatnonzero(self.failed)[0])
             where = "" if self.single else f" for sample {k}"
@@ -144,14 +147,10 @@ class _Linearised:
                 f"{int(self.failed.sum())} of {len(status)} failed."
             )
         self.fill = np.nan if on_failure == "nan" else 0.0
-
-        def known(part: Floats) -> Floats:
-            return np.where(self.failed[:, None], 0.0, np.atleast_2d(part))
-
-        parts = (solution.x, solution.y, solution.z, solution.z_box)
-        self.point = Point(*(known(part) for part in parts))
+        point = (solution.x, solution.y, solution.z, solution.z_box)
+        self.point = Point(*without_failed(self.failed, map(np.atleast_2d, point)))
         shifts = (solution.s_e, solution.s_i, solution.s_box)
-        self.shifts = Shifts(*(known(part) for part in shifts))
+        self.shifts = Shifts(*without_failed(self.failed, map(np.atleast_2d, shifts)))
         tolerance = active_tolerance(solution)
         self.active = find_active_set(self.qp, self.point, self.shifts, tolerance)
 
@@ -168,7 +167,7 @@ class _Linearised:
             array = np.zeros(shape) if value is None else numbers(name, value)
             if array.shape != shape:
                 raise ShapeError(f"{name}: expected shape {shape}, got {array.shape}.")
-            part = np.where(self.failed[:, None], 0.0, -array.reshape(like.shape))
+            (part,) = without_failed(self.failed, [-array.reshape(like.shape)])
             _require_finite(name, part)
             parts.append(part)
         return parts
@@ -389,7 +388,10 @@ def jvp(
             return np.zeros((qp.batch, qp.n if transposed else rows))
         M = value if scipy.sparse.issparse(value) else numbers(name, value)
         if M.shape not in ((rows, qp.n), (qp.batch, rows, qp.n)):
-            raise ShapeError(f"{name}: expected shape ({rows}, {qp.n}), got {M.shape}.")
+            raise ShapeError(
+                f"{name}: expected shape ({rows}, {qp.n}) or ({qp.batch}, {rows}, {qp.n}), "
+                f"got {M.shape}."
+            )
         _require_finite(name, M.data if scipy.sparse.issparse(M) else M)
         if M.ndim == 3:
             product = np.einsum("kij,ki->kj" if transposed else "kij,kj->ki", M, v)

@@ -1,11 +1,12 @@
 """The linear system of the derivatives: the active set of a solution, and solves with its KKT matrix.
 
-Where null vectors of the matrix matter, the answer is the one of least norm: from a kernel where the
-system is consistent, from `nbqp.least_norm` otherwise.
+Where null vectors of the matrix matter, the answer is the one of least norm: of an adjoint from a
+kernel where its system is consistent, of other adjoints and of directions from `nbqp.least_norm`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +36,25 @@ from nbqp.problem import QP
 from nbqp.solution import Solution
 from nbqp.threads import split_range, thread_count
 
+__all__ = [
+    "SIDES",
+    "ActiveSet",
+    "Adjoint",
+    "Point",
+    "Shifts",
+    "active_tolerance",
+    "find_active_set",
+    "side_shares",
+    "solve_adjoint",
+    "solve_direction",
+    "without_failed",
+]
+
 ACTIVE = 10.0
 """A row within this multiple of the solution's accuracy of its side counts as on it."""
+
+SIDES = tuple(range(VIOLATED_LOWER, VIOLATED_UPPER + 1))
+"""All that a row can do, ascending: `side_shares(SIDES)` is a table with the index side - SIDES[0]."""
 
 Bools = npt.NDArray[np.bool_]
 
@@ -61,6 +79,14 @@ def active_tolerance(solution: Solution | BatchSolution) -> Floats:
     return ACTIVE * np.maximum(solution.settings.eps_abs, reached)
 
 
+def without_failed(failed: Bools, parts: Iterable[Floats]) -> tuple[Floats, ...]:
+    """Copies of the parts (batch, .) with zeros for the samples that failed (batch,).
+
+    What a failed sample holds may be NaN, which must not enter products with its zero adjoint.
+    """
+    return tuple(np.where(failed[:, None], 0.0, part) for part in parts)
+
+
 def find_active_set(qp: QP, point: Point, shifts: Shifts, tolerance: Floats) -> ActiveSet:
     """The sides that hold at the points (batch, .) with these shifts, within `tolerance` (batch,)."""
     active = ActiveSet(
@@ -70,9 +96,9 @@ def find_active_set(qp: QP, point: Point, shifts: Shifts, tolerance: Floats) -> 
     return active
 
 
-def side_shares(side: Ints) -> tuple[Floats, Floats]:
+def side_shares(side: npt.ArrayLike) -> tuple[Floats, Floats]:
     """How much of a row's right-hand side is its lower and its upper side: 1, 0, or half each."""
-    half = np.where(side == BOTH, 0.5, 0.0)
+    half = np.where(np.equal(side, BOTH), 0.5, 0.0)
     low = np.where(np.isin(side, (LOWER, NEAR_LOWER, VIOLATED_LOWER)), 1.0, half)
     high = np.where(np.isin(side, (UPPER, NEAR_UPPER, VIOLATED_UPPER)), 1.0, half)
     return low, high

@@ -5,7 +5,7 @@ min 1/2 x'Hx + g'x   s.t.   Ax = b,   l <= Cx <= u,   lb <= x <= ub
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from nbqp.stored_pattern import StoredPattern
 
 Vector: TypeAlias = "npt.ArrayLike | None"
 Matrix: TypeAlias = Any  # dense array-like, scipy.sparse matrix or array, or None
+Form: TypeAlias = Literal["scalar", "shared", "batched"] | StoredPattern | None
+"""How a datum was given: as a number, without or with a batch axis, sparse, or not at all."""
 
 INFINITE_BOUND = 1e18
 """A bound of at least this magnitude is infinite."""
@@ -79,7 +81,8 @@ class SparseMatrix:
             size, rows, columns = dense.shape
             p = np.arange(columns + 1, dtype=np.int64) * rows
             i = np.tile(np.arange(rows, dtype=np.int64), columns)
-            values = np.ascontiguousarray(dense.transpose(0, 2, 1)).reshape(size, -1)
+            # A copy even where there is one row or column, whose transpose is contiguous already.
+            values = np.array(dense.transpose(0, 2, 1), order="C").reshape(size, -1)
             return cls((rows, columns), p, i, values)
         expected = "(rows, columns)" + (" or (batch, rows, columns)" if batch else "")
         raise ShapeError(f"{name}: expected an array of shape {expected}, got {dense.shape}.")
@@ -148,6 +151,22 @@ class QP:
         Whether dense arguments may carry a leading batch axis. Then bad values in one sample of a
         batched argument mark the sample in `invalid` instead of raising.
 
+    Attributes
+    ----------
+    n, n_eq, n_in : int
+        Variables, rows of A, rows of C.
+    batch : int
+        Samples; 1 where no datum has a batch axis.
+    H, A, C : SparseMatrix
+        Copies; an absent H has no entries, an absent A or C no rows.
+    g, b, l, u, lb, ub : (1 or batch, size) float64
+        Copies; an absent side, or one of at least `INFINITE_BOUND` in magnitude, is infinite.
+    forms : dict of str to Form
+        How each of the nine data was given, by name: "scalar", "shared" (no batch axis), "batched",
+        its `StoredPattern` where it is a scipy.sparse matrix, None where it is absent.
+    invalid : (batch,) bool
+        Samples with NaN, infinite entries, crossed bounds or an H that is not symmetric.
+
     Raises
     ------
     ShapeError, DataError, SymmetryError
@@ -201,14 +220,16 @@ class QP:
         self._batched = {
             name for name, value in given.items() if np.ndim(value) == (3 if name in "HAC" else 2)
         }
-        self.forms = {name: self._form(name, value) for name, value in given.items()}
+        self.forms: dict[str, Form] = {
+            name: self._form(name, value) for name, value in given.items()
+        }
         self.invalid = np.zeros(self.batch, dtype=np.bool_)
         self._check_values()
         if H is not None:
             self._symmetrise(getattr(H, "dtype", np.dtype(np.float64)))
 
-    def _form(self, name: str, value: Any) -> Any:
-        """How a datum was given: None, "scalar", "shared", "batched", or a `StoredPattern`."""
+    def _form(self, name: str, value: Any) -> Form:
+        """How a datum was given."""
         if value is None:
             return None
         if scipy.sparse.issparse(value):

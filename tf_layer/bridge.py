@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,31 @@ from tensorflow.python.ops import script_ops
 
 import nbqp
 from nbqp.derivative import DIFFERENTIABLE, warn_of_multipliers
-from nbqp.kernels.structure import Point, Shifts
-from nbqp.kkt_system import ActiveSet, active_tolerance, find_active_set, solve_adjoint
+from nbqp.kkt_system import (
+    ActiveSet,
+    Point,
+    Shifts,
+    active_tolerance,
+    find_active_set,
+    solve_adjoint,
+    without_failed,
+)
 from nbqp.problem import QP
 
 OnFailure = Literal["raise", "nan", "keep"]
 Arrays = Sequence[npt.NDArray[Any]]
+
+DIFFERENTIABLE_CODES = [status.value for status in DIFFERENTIABLE]
+"""The values of the statuses that come with a derivative."""
+
+
+def check_on_failure(value: Any) -> None:
+    """Raise `nbqp.SettingsError` unless this is an `OnFailure`."""
+    if value not in get_args(OnFailure):
+        *others, last = (f'"{known}"' for known in get_args(OnFailure))
+        raise nbqp.SettingsError(
+            f"on_failure: expected {', '.join(others)} or {last}, got {value!r}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +99,7 @@ def _solve(description: Any, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]
     about = Description.from_json(_text(description))
     solution = nbqp.solve_batch(**about.arguments(arrays), settings=about.settings)
     status = np.array([s.value for s in solution.status], dtype=np.int32)
-    failed = ~np.isin(status, CODES)
+    failed = ~np.isin(status, DIFFERENTIABLE_CODES)
     if failed.any() and about.on_failure == "raise":
         k = int(np.flatnonzero(failed)[0])
         raise nbqp.UnsolvedError(
@@ -89,8 +108,8 @@ def _solve(description: Any, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]
         )
     point = Point(solution.x, solution.y, solution.z, solution.z_box)
     shifts = Shifts(solution.s_e, solution.s_i, solution.s_box)
-    known = Point(*(np.where(failed[:, None], 0.0, part) for part in point))
-    moved = Shifts(*(np.where(failed[:, None], 0.0, part) for part in shifts))
+    known = Point(*without_failed(failed, point))
+    moved = Shifts(*without_failed(failed, shifts))
     active = find_active_set(solution.problem, known, moved, active_tolerance(solution))
     if about.on_failure == "nan":
         for part in (*point, *shifts):
@@ -117,15 +136,15 @@ def _solve_kkt(
     given = about.arguments(matrices)
     no_b = np.zeros((len(r_x), r_y.shape[1])) if "A" in given else None
     qp = QP(**given, g=np.zeros_like(r_x), b=no_b, batch=True)
-    failed = ~np.isin(status, CODES)
+    failed = ~np.isin(status, DIFFERENTIABLE_CODES)
     closest = status == nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE.value
     if about.order > 1 and closest.any():
         raise nbqp.UnsolvedError(
             "solve_qp: expected feasible samples for second derivatives, got the closest feasible QP "
             f"of sample {int(np.flatnonzero(closest)[0])}."
         )
-    r = Point(*(np.where(failed[:, None], 0.0, part) for part in (r_x, r_y, r_z, r_box)))
-    r_s = Shifts(*(np.where(failed[:, None], 0.0, part) for part in (r_s_e, r_s_i, r_s_box)))
+    r = Point(*without_failed(failed, (r_x, r_y, r_z, r_box)))
+    r_s = Shifts(*without_failed(failed, (r_s_e, r_s_i, r_s_box)))
     warn_of_multipliers(closest, r)
     b, b4 = solve_adjoint(qp, ActiveSet(side, side_box), r, r_s, closest, failed)
     results = [*b, b4]
@@ -139,7 +158,6 @@ def _text(description: Any) -> bytes:
     return bytes(np.asarray(description).item())
 
 
-CODES = [status.value for status in DIFFERENTIABLE]
 SOLVE = "nbqp_solve_v2"
 SOLVE_KKT = "nbqp_solve_kkt_v2"
 _functions: dict[str, Callable[..., list[npt.NDArray[Any]]]] = {

@@ -12,7 +12,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import nbqp
-from tf_layer.bridge import OnFailure
+from tf_layer.bridge import OnFailure, check_on_failure
 from tf_layer.declarations import (
     NAMES,
     PACKAGE,
@@ -23,7 +23,7 @@ from tf_layer.declarations import (
     is_weight,
     serialise,
 )
-from tf_layer.op import DOUBLE, QPOutput, solve_qp
+from tf_layer.op import DOUBLE, MATRICES, QPOutput, solve_qp
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -121,10 +121,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             raise nbqp.SettingsError(
                 f"settings: expected nbqp.Settings, got {type(self.settings).__name__}."
             )
-        if self.on_failure not in ("raise", "nan", "keep"):
-            raise nbqp.SettingsError(
-                f'on_failure: expected "raise", "nan" or "keep", got {self.on_failure!r}.'
-            )
+        check_on_failure(self.on_failure)
         for name in ("feasible", "return_solution"):
             if not isinstance(getattr(self, name), bool):
                 raise nbqp.SettingsError(
@@ -196,7 +193,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             shape = getattr(declared, "shape", None)
             if not shape:
                 continue
-            rank = 2 if name in ("H", "A", "C") else 1
+            rank = 2 if name in MATRICES else 1
             across = name not in ("b", "l", "u")
             if len(shape) not in (rank, rank + 1) or (across and shape[-1] != n):
                 expected = f"(..., {n})" if across else "(...)"

@@ -16,12 +16,22 @@ import scipy.sparse
 import tensorflow as tf
 
 import nbqp
-from nbqp.kernels.adjoint import VIOLATED_LOWER, VIOLATED_UPPER
-from nbqp.kkt_system import side_shares
-from tf_layer.bridge import CODES, SOLVE, SOLVE_KKT, Description, OnFailure, call
+from nbqp.kkt_system import SIDES, Point, Shifts, side_shares
+from tf_layer.bridge import (
+    DIFFERENTIABLE_CODES,
+    SOLVE,
+    SOLVE_KKT,
+    Description,
+    OnFailure,
+    call,
+    check_on_failure,
+)
 
 MATRICES = ("H", "A", "C")
 DOUBLE = tf.float64
+POINT = len(Point._fields)
+PARTS = POINT + len(Shifts._fields)
+"""Of the PARTS in real numbers that a solution has, the first POINT are its point, the rest its shifts."""
 
 
 class QPOutput(NamedTuple):
@@ -44,7 +54,10 @@ class QPOutput(NamedTuple):
 
     def astype(self, dtype: Any) -> QPOutput:
         """The same with all but status and newton_steps cast."""
-        return QPOutput._make([*(tf.cast(part, dtype) for part in self[:7]), *self[7:]])
+        return QPOutput._make([*(tf.cast(part, dtype) for part in self[:PARTS]), *self[PARTS:]])
+
+
+OUTPUTS = len(QPOutput._fields)
 
 
 class _Problem(NamedTuple):
@@ -110,10 +123,7 @@ def solve_qp(
     >>> tape.gradient(x, g).numpy()
     array([-1., -0.], dtype=float32)
     """
-    if on_failure not in ("raise", "nan", "keep"):
-        raise nbqp.SettingsError(
-            f'on_failure: expected "raise", "nan" or "keep", got {on_failure!r}.'
-        )
+    check_on_failure(on_failure)
     if g is None:
         raise nbqp.ShapeError("g: expected a vector, got None.")
     given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
@@ -186,12 +196,12 @@ def _differentiable_solve(problem: _Problem) -> QPOutput:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def inner(*tensors: Any) -> Any:
         values = _solve(problem, tensors)
-        return values, lambda *d: _gradients(problem, tensors, values, d[:7])
+        return values, lambda *d: _gradients(problem, tensors, values, d[:PARTS])
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def outer(*tensors: Any) -> Any:
         values = inner(*tensors)
-        return values[:9], lambda *d: _gradients(problem, tensors, values, d[:7])
+        return values[:OUTPUTS], lambda *d: _gradients(problem, tensors, values, d[:PARTS])
 
     return QPOutput._make(outer(*problem.tensors))
 
@@ -203,7 +213,7 @@ def _solve(problem: _Problem, tensors: Sequence[Any]) -> list[Any]:
         SOLVE,
         problem.description,
         [*tensors, *problem.constants],
-        [DOUBLE] * 7 + [tf.int32] * 2 + [tf.int64] * 2,
+        [*([DOUBLE] * PARTS), tf.int32, tf.int32, tf.int64, tf.int64],
         [*([None, width] for width in widths), [None], [None], [None, n_in], [None, n]],
     )
 
@@ -214,7 +224,9 @@ def _gradients(
     """The gradient of each tensor: outer products of the adjoint with the solution."""
     *point, status, _, side, side_box = values
     # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
-    solved = tf.reduce_any(tf.equal(status[:, tf.newaxis], CODES), axis=1, keepdims=True)
+    solved = tf.reduce_any(
+        tf.equal(status[:, tf.newaxis], DIFFERENTIABLE_CODES), axis=1, keepdims=True
+    )
     x, y, z, _, s_e, s_i, _ = (tf.where(solved, part, tf.zeros_like(part)) for part in point)
     named = dict(zip(problem.description.dense, tensors, strict=True))
     r = [-d for d in cotangents]
@@ -235,8 +247,8 @@ def _gradients(
 
 def _shares(side: Any) -> tuple[Any, Any]:
     """`nbqp.kkt_system.side_shares` of a tensor: a look-up, since sides are few."""
-    low, high = side_shares(np.arange(VIOLATED_LOWER, VIOLATED_UPPER + 1))
-    index = side - VIOLATED_LOWER
+    low, high = side_shares(SIDES)
+    index = side - SIDES[0]
     return tf.gather(tf.constant(low), index), tf.gather(tf.constant(high), index)
 
 
@@ -297,20 +309,20 @@ def _kkt_solution(
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def kkt_solution(*tensors: Any) -> Any:
-        r, matrices = tensors[:7], tensors[7:]
-        shapes = [part.shape for part in (*r[:4], r[0])]
+        r, matrices = tensors[:PARTS], tensors[PARTS:]
+        shapes = [part.shape for part in (*r[:POINT], r[0])]
         w = call(
             SOLVE_KKT,
             description,
             [*active, *r, *matrices, *problem.constants],
-            [DOUBLE] * 5,
+            [DOUBLE] * len(shapes),
             shapes,
         )
 
         def gradient(*cotangents: Any) -> list[Any]:
-            no_shifts = [tf.zeros_like(part) for part in r[4:]]
-            found = _kkt_solution(problem, named, active, [*cotangents[:4], *no_shifts], order + 1)
-            s = found[:4]
+            no_shifts = [tf.zeros_like(part) for part in r[POINT:]]
+            right = [*cotangents[:POINT], *no_shifts]
+            s = _kkt_solution(problem, named, active, right, order + 1)[:POINT]
             given = dict(zip(names, matrices, strict=True))
             by_name = _matrix_gradients(given, [-part for part in s], w[:3])
             return [*s, *no_shifts, *(_summed(by_name[name], given[name]) for name in names)]

@@ -87,8 +87,6 @@ def test_several_inputs_come_by_name() -> None:
     shapes = layer.compute_output_shape({"g": (None, N), "b": (None, 2)})
     sizes = (N, 2, 0, N, 2, 0, N)
     assert shapes == (*((None, size) for size in sizes), (None,), (None,))
-    with pytest.raises(nbqp.QPError, match=r"inputs: expected \['g', 'b'\], got \['g'\]"):
-        layer({"g": x})
 
 
 def test_a_failing_sample_is_named_in_fit() -> None:
@@ -123,9 +121,17 @@ def test_an_exported_model_answers_in_a_fresh_process(tmp_path: pathlib.Path) ->
         ({"g": None}, "g: expected Input"),
         ({"g": np.ones(2)}, "g: expected an Input where"),
         ({"H": "identity"}, "H: expected None, numbers, Learned or Input, got str"),
-        ({"on_failure": "ignore"}, "on_failure: expected"),
+        ({"on_failure": "zero"}, 'on_failure: expected "raise", "nan" or "keep", got \'zero\''),
         ({"settings": {"eps_abs": 1e-6}}, r"settings: expected nbqp\.Settings, got"),
         ({"violation": 1e-3}, "violation: expected 0, or a positive weight with"),
+        ({"violation": -1.0}, r"violation: expected 0, or .*, got -1\.0"),
+        ({"violation": np.nan}, "violation: expected 0, or .*, got nan"),
+        ({"violation": np.inf}, "violation: expected 0, or .*, got inf"),
+        ({"violation": True}, "violation: expected 0, or .*, got True"),
+        ({"violation": "1"}, "violation: expected 0, or .*, got '1'"),
+        ({"feasible": 1}, "feasible: expected True or False, got 1"),
+        ({"feasible": None}, "feasible: expected True or False, got None"),
+        ({"return_solution": "yes"}, "return_solution: expected True or False, got 'yes'"),
     ],
 )
 def test_declarations_that_do_not_fit_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -136,6 +142,58 @@ def test_declarations_that_do_not_fit_are_named(arguments: dict[str, Any], messa
 def test_a_learned_shape_has_to_be_one() -> None:
     with pytest.raises(nbqp.QPError, match=r"Learned\.shape: expected positive"):
         Learned((3, 0))
+
+
+@pytest.mark.parametrize("eps", [-1e-4, np.nan, True, "small"])
+def test_eps_of_a_learned_h_has_to_be_a_number_of_at_least_0(eps: Any) -> None:
+    with pytest.raises(nbqp.QPError, match=r"Learned\.eps: expected a number of at least 0, got"):
+        Learned((N, N), eps=eps)
+
+
+ONE = {"H": np.eye(N)}
+TWO = {"H": np.eye(N), "A": np.eye(2, N), "b": Input()}
+
+
+@pytest.mark.parametrize(
+    ("data", "inputs", "message"),
+    [
+        (ONE, {"x": features(5)}, r"inputs: expected \['g'\], got \['x'\]"),
+        (ONE, [features(5)] * 2, "inputs: expected one tensor, g, got 2 tensors without names"),
+        (TWO, {"g": features(5)}, r"inputs: expected \['g', 'b'\], got \['g'\]"),
+        (TWO, features(5), r"a dict with the names \['g', 'b'\].*one tensor of shape \(5, 8\)"),
+        (TWO, [features(5)] * 2, r"the names \['g', 'b'\].*2 tensors without names"),
+    ],
+    ids=["other name", "list for one", "name missing", "one for two", "list for two"],
+)
+@pytest.mark.parametrize("built", [False, True], ids=["first call", "built"])
+def test_inputs_that_are_not_the_declared_ones_are_named(
+    data: dict[str, Any], inputs: Any, message: str, built: bool
+) -> None:
+    layer = QPLayer(**data)
+    if built:
+        layer.build((None, N) if data is ONE else {"g": (None, N), "b": (None, 2)})
+    with pytest.raises(nbqp.QPError, match=message):
+        layer(inputs)
+
+
+@pytest.mark.parametrize("name", ["H", "A", "b", "C", "u", "lb"])
+def test_constants_are_copies_of_what_was_given(name: str) -> None:
+    given: dict[str, Any] = {
+        "H": np.eye(N),
+        "A": np.eye(1, N),
+        "b": np.ones(1),
+        "C": sp.csc_array(np.eye(2, N, k=1)),
+        "u": np.ones(2),
+        "lb": np.full(N, -0.5),
+    }
+    layer = QPLayer(**given)
+    x = features(16)
+    before, config = layer(x).numpy(), layer.get_config()
+    values = given[name].data if sp.issparse(given[name]) else given[name]
+    values *= 0.5
+    np.testing.assert_array_equal(layer(x), before)
+    assert layer.get_config() == config
+    assert not np.allclose(QPLayer(**given)(x), before), "the change would not have shown"
 
 
 @pytest.mark.parametrize("name", ["H", "A", "C"])

@@ -250,7 +250,7 @@ def test_tensorflow_still_finds_the_ops_by_their_fixed_names() -> None:
         ({"H": np.eye(N + 1)}, f"H: expected {N} columns"),
         ({"b": np.zeros(3)}, r"b: expected shape \(2,\)"),
         ({"lb": 2.0}, "lb: expected lb <= ub"),
-        ({"on_failure": "ignore"}, "on_failure: expected"),
+        ({"on_failure": "zero"}, 'on_failure: expected "raise", "nan" or "keep", got \'zero\''),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
