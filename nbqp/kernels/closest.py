@@ -64,6 +64,8 @@ RESTARTS = 2
 RESTART = 1e-2
 # The smoothed phase's x is a start unless it has run away.
 FAR = 1e6
+# |M's| of the smallest shifts, relative to them.
+SMALLEST = 1e-3
 # The factor on mu where the shifts have settled and x is not accurate enough.
 RELAX = 100.0
 # Multipliers of least norm: how near its side a row is that may have one, relative to the tolerance;
@@ -327,6 +329,7 @@ def _start_elastic(ws, options, mu):
         it.x[:] = 0.0
     it.y[:] = 0.0
     it.z[:] = 0.0
+    update_products(ws.pattern, ws.problem, it)
 
 
 @kernel
@@ -356,6 +359,7 @@ def run_closest(ws, options, elastic):
     mu = _first_mu(problem)
     proximal = RHO_START
     stale = True
+    first = True
     idle = 0
     lowest = np.inf
     previous = np.inf
@@ -388,14 +392,20 @@ def run_closest(ws, options, elastic):
             elastic_mu = mu
             _start_elastic(ws, options, mu)
             stale = True
+            first = True
             previous = np.inf
+            continue
         outer[0] += 1
         update_products(pattern, problem, it)
         size, change, pull = _set_shift(pattern, problem, it, shift)
         set_tolerances(pattern, problem, it, options, tol)
-        # Either the shifts vanish, or they are the smallest ones, which small shifts are to their own
-        # size, and have settled.
-        unmet = min(size, max(pull / min(max(size, tol[0]), 1.0), change))
+        if first or pull > SMALLEST * size:
+            # Their change says nothing before the multipliers have changed, nor does a small pull that
+            # is that of small shifts.
+            change = size
+        first = False
+        # Either the shifts vanish, or they are the smallest ones and have settled.
+        unmet = min(size, max(pull, change))
         if size <= tol[0]:
             shift.e[:] = 0.0
             shift.s[:] = 0.0
