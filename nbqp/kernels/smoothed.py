@@ -56,6 +56,8 @@ TO_BOUNDARY = 0.99
 # are corrected by the next one, hence looser than in the semismooth phase.
 SOLVE_TOLERANCE = 1e-11
 FAILED_SOLVE = 1e-4
+# The predictor only says how far to aim.
+PREDICTOR_TOLERANCE = 1e-4
 # Steps without an improvement of a tenth before giving up.
 PATIENCE = 15
 # Mehrotra's shifts of the first slacks and multipliers, and the least that they come to where the
@@ -68,11 +70,11 @@ LARGE = 1e3
 
 
 @kernel
-def _newton_step(ws, elastic):
+def _newton_step(ws, elastic, tolerance):
     """Newton step for the complementarity targets c_lo, c_hi of the barrier.
 
-    Sets ws.system.dx, dy, dz, the barrier's ds and dz, and ws.step.v = M dx. Returns the solve's
-    error.
+    Sets ws.system.dx, dy, dz, the barrier's ds and dz, and ws.step.v = M dx. tolerance: relative
+    residual at which refinement ends. Returns that of the solution.
     """
     pattern = ws.pattern
     problem = ws.problem
@@ -129,9 +131,7 @@ def _newton_step(ws, elastic):
             total += W_hi[i] * q_hi[i]
         if total != 0.0:
             r3[i] = -w[i] * total
-    error = solve_system(
-        pattern, ws.factor, problem.H, problem.A, problem.C, system, SOLVE_TOLERANCE
-    )
+    error = solve_system(pattern, ws.factor, problem.H, problem.A, problem.C, system, tolerance)
     for i in range(n_in):
         dv[i] = 0.0
     add_product(pattern.Cp, pattern.Ci, problem.C, dx, dv)
@@ -412,18 +412,18 @@ def run_smoothed(ws, options, loose, elastic):
         dual = 1.0
         if sides > 0:
             set_targets(problem, barrier, 0.0, 0.0)
-            _newton_step(ws, elastic)
+            _newton_step(ws, elastic, PREDICTOR_TOLERANCE)
             primal, dual = step_lengths(problem, barrier, separate)
             after, _ = complementarity(problem, barrier, primal, dual)
             ratio = after / total
             sigma = min(1.0, ratio * ratio * ratio)
             set_targets(problem, barrier, sigma * total / sides, 1.0)
-            error = _newton_step(ws, elastic)
+            error = _newton_step(ws, elastic, SOLVE_TOLERANCE)
             primal, dual = step_lengths(problem, barrier, separate)
             primal = min(1.0, TO_BOUNDARY * primal)
             dual = min(1.0, TO_BOUNDARY * dual)
         else:
-            error = _newton_step(ws, elastic)
+            error = _newton_step(ws, elastic, SOLVE_TOLERANCE)
 
         if error <= FAILED_SOLVE:
             for j in range(len(x)):
