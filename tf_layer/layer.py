@@ -308,8 +308,8 @@ def _described(inputs: Any) -> str:
 def _norms(s: Any) -> Any:
     """The l2 norm of each row, with the gradient 0 where it is 0."""
     squares = tf.reduce_sum(s * s, axis=1)
-    positive = squares > 0.0
-    return tf.where(positive, tf.sqrt(tf.where(positive, squares, 1.0)), 0.0)
+    zero = tf.equal(squares, 0.0)
+    return tf.where(zero, 0.0, tf.sqrt(tf.where(zero, 1.0, squares)))
 
 
 def _product(M: Any, v: Any) -> Any:

@@ -51,6 +51,10 @@ ABSENT = 0
 VIOLATED_LOWER = -4
 VIOLATED_UPPER = 4
 
+# The share of the tolerance for sides above which a shift is one: of rows that are met it is far below
+# the accuracy of the solution.
+SHIFTED = 0.01
+
 # What a solve ended with.
 REGULAR = 0
 SINGULAR = 1
@@ -92,9 +96,9 @@ def _side(value, low, high, z, s, tolerance):
         return BOTH
     if low == -np.inf and high == np.inf:
         return ABSENT
-    if s > tolerance:
+    if s > SHIFTED * tolerance:
         return VIOLATED_UPPER
-    if s < -tolerance:
+    if s < -SHIFTED * tolerance:
         return VIOLATED_LOWER
     to_low = value - low
     to_high = high - value

@@ -66,6 +66,10 @@ RESTART = 1e-2
 FAR = 1e6
 # |M's| of the smallest shifts, relative to them.
 SMALLEST = 1e-3
+# Outer steps without progress, the shifts settled, that multipliers may take to fall.
+DRAINING = 3
+# Shifts, relative to the tolerance, that are none.
+VANISHED = 0.1
 # The factor on mu where the shifts have settled and x is not accurate enough.
 RELAX = 100.0
 # Multipliers of least norm: how near its side a row is that may have one, relative to the tolerance;
@@ -179,6 +183,8 @@ def _exchange_rows(ws):
     saved = ws.saved
     system = ws.system
     steps = ws.limits.steps
+    max_steps = ws.limits.max_steps
+    abort = ws.limits.abort
     active = ws.work.active
     mu = ws.work.mu
     g = norm.g
@@ -196,7 +202,10 @@ def _exchange_rows(ws):
         r1[j] = -g[j]
     system.r2[:] = 0.0
     system.r3[:] = 0.0
+    saved.x[:] = 0.0
     for _ in range(EXCHANGES):
+        if steps[0] >= max_steps[0] or abort[0] != 0:
+            return
         for i in range(len(w)):
             w[i] = mu[i] if active[i] != 0 else np.inf
         factor_system(pattern, ws.factor, ws.entries, norm.H, norm.A, norm.C, system)
@@ -254,6 +263,8 @@ def _set_least_norm_multipliers(ws, options):
     _set_penalties(problem, 1.0, system, work)
     rho[0] = NORM_RHO
     _exchange_rows(ws)
+    saved.y[:] = 0.0
+    saved.z[:] = 0.0
     centre.y[:] = 0.0
     centre.z[:] = 0.0
     for _ in range(NORM_STEPS):
@@ -266,6 +277,7 @@ def _set_least_norm_multipliers(ws, options):
         copy(saved.z, it.z)
         update_dual(ws.pattern, problem, it)
         measure(ws.pattern, problem, it, ws.shift, res)
+        set_tolerances(ws.pattern, problem, it, options, tol)
         if within(res, tol, options):
             return True
         rho[0] = max(NORM_RHO_FALL * rho[0], NORM_RHO_FLOOR)
@@ -360,6 +372,7 @@ def run_closest(ws, options, elastic):
     proximal = RHO_START
     stale = True
     first = True
+    attempted = False
     idle = 0
     lowest = np.inf
     previous = np.inf
@@ -412,10 +425,23 @@ def run_closest(ws, options, elastic):
             measure(pattern, problem, it, shift, res)
             if within(res, tol, options):
                 return CONVERGED
-        elif unmet <= tol[0]:
-            # The multipliers have grown along s, and the dual residual with them by rounding.
+            _set_shift(pattern, problem, it, shift)
+        # Shifts just within the tolerance may stay, and keep the gap up, since multipliers grow along them.
+        waited = idle >= DRAINING and size > VANISHED * tol[0]
+        if change <= tol[0] and (waited or (pull <= tol[0] and size > tol[0])):
+            # The multipliers have grown along s, and the dual residual with them by rounding. Some may
+            # also have grown on rows that are met by now; there they would fall by s / mu a step.
             stale = True
-            if _set_least_norm_multipliers(ws, options) or _solve_shifted(ws, options):
+            accurate = _set_least_norm_multipliers(ws, options)
+            if size <= tol[0] and not attempted:
+                attempted = True
+                shift.e[:] = 0.0
+                shift.s[:] = 0.0
+                if _solve_shifted(ws, options):
+                    return CONVERGED
+                update_products(pattern, problem, it)
+                _set_shift(pattern, problem, it, shift)
+            elif pull <= tol[0] and (accurate or _solve_shifted(ws, options)):
                 return SOLVED_CLOSEST_PRIMAL_FEASIBLE
             # x is not accurate enough: on from there, with less cancellation.
             mu = min(RELAX * mu, MU_START)

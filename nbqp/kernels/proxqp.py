@@ -193,9 +193,11 @@ def _run_phases(ws, options, cold):
     code = STALLED
     if options.closest:
         code = _solve_closest(ws, options, cold)
+        if code != SOLVED_CLOSEST_PRIMAL_FEASIBLE:
+            # No point is measured about shifts that may not be the smallest ones.
+            ws.shift.e[:] = 0.0
+            ws.shift.s[:] = 0.0
     if not options.closest or code == STALLED or code == OUT_OF_STEPS:
-        ws.shift.e[:] = 0.0
-        ws.shift.s[:] = 0.0
         ws.work.best_score[0] = np.inf
         if options.closest:
             _forget(ws.it)
