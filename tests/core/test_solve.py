@@ -82,7 +82,7 @@ def test_residual_methods_agree_with_numpy(problem: Problem) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-def test_a_gap_that_does_not_count_takes_no_steps() -> None:
+def test_a_gap_that_does_not_count_saves_factorisations() -> None:
     counted, free = (
         [
             nbqp.solve_qp(
