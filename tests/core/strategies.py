@@ -472,7 +472,7 @@ def random_infeasible_mixture(rng: np.random.Generator, count: int = 500) -> Ite
         yield random_infeasible_qp(
             child,
             contradiction=contradiction,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             n=n,
             n_eq=int(child.integers(0, n // 2 + 1)),
             n_in=int(child.integers(0, n + 1)),

@@ -115,7 +115,7 @@ def test_an_unsolved_problem_has_no_gradient(
     problem: dict[str, object], settings: nbqp.Settings, status: nbqp.Status
 ) -> None:
     """ProxSuite: gradients without an error, at a point that may be a certificate."""
-    sol = nbqp.solve_qp(**problem, settings=settings)  # type: ignore[arg-type]
+    sol = nbqp.solve_qp(**problem, settings=settings)
     assert sol.status is status
     with pytest.raises(nbqp.UnsolvedError, match=status.name):
         nbqp.vjp(sol, dL_dx=np.ones_like(sol.x))
@@ -266,7 +266,7 @@ def test_the_backward_pass_of_an_infeasible_qp_is_as_accurate_as_any(
     problem = random_infeasible_qp(
         np.random.default_rng([14, seed]),
         contradiction=contradiction,
-        scaling=0.5,  # type: ignore[arg-type]
+        scaling=0.5,
     )
     sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
     assert sol.status is SHIFTED

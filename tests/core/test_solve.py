@@ -18,7 +18,7 @@ MIXTURE = list(random_mixture(np.random.default_rng(7), 1000))
 
 
 def solve(problem: Problem, **settings: object) -> nbqp.Solution:
-    return nbqp.solve_qp(**problem.args, settings=nbqp.Settings(eps_abs=EPS, **settings))  # type: ignore[arg-type]
+    return nbqp.solve_qp(**problem.args, settings=nbqp.Settings(eps_abs=EPS, **settings))
 
 
 @pytest.mark.large
