@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 
+import nbqp
 from nbqp.kernels.adjoint import (
     ABSENT,
     BOTH,
@@ -25,6 +27,8 @@ from nbqp.kernels.orthogonal import least_norm, triangularise
 from nbqp.kernels.structure import Point, Shifts
 from nbqp.least_norm import LeastNormSystem
 from nbqp.problem import QP
+from tests.core.oracles import adjoint_oracle, jvp_oracle
+from tests.core.strategies import Problem, random_infeasible_qp, random_qp
 
 SIDES = (
     ABSENT, BOTH, LOWER, UPPER, NEAR_LOWER, NEAR_UPPER, VIOLATED_LOWER, VIOLATED_UPPER,
@@ -149,3 +153,45 @@ def test_inconsistent_and_large_adjoints_stay_singular_and_others_are_left_alone
     found, _ = solve_consistent(system, code, largest=7)
     assert (code == SINGULAR).all()
     assert np.isnan(found.x).all()
+
+
+SINGULAR_PROBLEMS = [
+    random_qp(np.random.default_rng(0), kind="lp_nonunique", n=8, name="face"),
+    random_qp(np.random.default_rng(1), kind="low_rank", n=10, redundant=1, name="redundant"),
+    random_qp(np.random.default_rng(2), n=8, duplicates=2, degenerate=True, name="degenerate"),
+    random_infeasible_qp(np.random.default_rng(3), contradiction="mixed", name="infeasible"),
+    random_infeasible_qp(np.random.default_rng(4), contradiction="rows", kind="lp", name="lp"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*multipliers are not unique")
+@pytest.mark.parametrize("problem", SINGULAR_PROBLEMS, ids=lambda p: p.name)
+def test_large_singular_systems_are_solved_by_lsmr(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lsmr, shapes = scipy.sparse.linalg.lsmr, []
+
+    def counted(J: scipy.sparse.sparray, *args: object, **options: object) -> object:
+        shapes.append(J.shape)
+        return lsmr(J, *args, **options)
+
+    monkeypatch.setattr(scipy.sparse.linalg, "lsmr", counted)
+    for module in ("nbqp.kkt_system", "nbqp.least_norm"):
+        monkeypatch.setattr(f"{module}.LARGEST_DENSE", 0)
+    settings = nbqp.Settings(eps_abs=1e-10, primal_infeasibility_solving=True)
+    sol, rng = nbqp.solve_qp(**problem.args, settings=settings), np.random.default_rng(5)
+    parts = ("x", "y", "z", "s_e", "s_i")
+    given = {f"dL_d{k}": rng.standard_normal(getattr(sol, k).shape) for k in parts}
+    grads = nbqp.vjp(sol, **given)
+    for name, value in adjoint_oracle(problem.data, sol, given).items():
+        ours = getattr(grads, name)
+        if ours is not None:
+            scale = 1.0 + np.abs(value).max(initial=0.0)
+            np.testing.assert_allclose(ours, value, rtol=0.0, atol=1e-6 * scale, err_msg=name)
+    moved = {f"d{k}": rng.standard_normal(getattr(problem.data, k).shape) for k in ("g", "A", "b")}
+    forward = nbqp.jvp(sol, **moved)
+    for name, value in jvp_oracle(problem.data, sol, moved).items():
+        scale = 1.0 + np.abs(value).max(initial=0.0)
+        ours = getattr(forward, name)
+        np.testing.assert_allclose(ours, value, rtol=0.0, atol=1e-6 * scale, err_msg=name)
+    assert len(shapes) == 2
