@@ -135,6 +135,7 @@ def test_directional_derivatives_match_the_oracle_and_the_adjoint(problem: Probl
 
 
 def test_a_batch_sums_the_gradients_of_what_it_shares() -> None:
+    """ProxSuite in one of its modes, osqp and cvxpylayers once: the mean."""
     rng = np.random.default_rng(5)
     A, C, g = rng.random((3, 8)), rng.standard_normal((4, 8)), rng.standard_normal((11, 8))
     b, u = A @ rng.random(8), np.full(4, 1.0)
