@@ -461,3 +461,52 @@ def forward_differences(
         values = [loss(solve(replace(d, H=d.H + k * h * np.outer(v, v)))) for k in range(5)]
         out.append(weights @ values)
     return np.array(out)
+
+
+def assert_gradients(
+    grads: Any,
+    solve: Callable[[Data], PointLike],
+    data: Data,
+    cotangents: Mapping[str, Array],
+    rng: np.random.Generator,
+    *,
+    names: Iterable[str] = tuple(f.name for f in fields(Data)),
+    count: int = 6,
+    h: float = 1e-4,
+    rtol: float = 1e-6,
+) -> None:
+    """Hold gradients against central differences, along v v' for a singular H.
+
+    Parameters
+    ----------
+    grads
+        With ``dL_dH`` and so on, dense, None for what is absent.
+    solve, data
+        As in `central_differences`.
+    cotangents
+        Those of ``grads``, as in `adjoint_oracle`.
+    names
+        Data to compare.
+    count
+        Number of entries drawn of each datum, of those that are finite.
+    h
+        Absolute step.
+    rtol
+        Tolerance, relative to the largest of the entries drawn or to 1.
+    """
+    loss, full = linear_loss(cotangents), data.full()
+    for name in names:
+        ours = getattr(grads, f"dL_d{name}")
+        if ours is None:
+            continue
+        if name == "H" and np.linalg.eigvalsh(full.H)[0] < 1e-6:
+            vectors = rng.standard_normal((count, data.n))
+            expected = forward_differences(solve, data, loss, vectors, h)
+            found = np.einsum("ki,ij,kj->k", vectors, ours, vectors)
+        else:
+            finite = np.argwhere(np.isfinite(getattr(full, name)))
+            entries = [tuple(e) for e in rng.permutation(finite)[:count]]
+            expected = central_differences(solve, data, loss, name, entries, h)
+            found = np.array([ours[e] for e in entries])
+        atol = rtol * max(1.0, float(np.abs(found).max(initial=0.0)))
+        np.testing.assert_allclose(found, expected, rtol=0.0, atol=atol, err_msg=name)
