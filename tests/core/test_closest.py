@@ -9,23 +9,11 @@ import pytest
 import scipy.sparse as sp
 
 import nbqp
-from tests.core.oracles import (
-    Data,
-    Point,
-    adjoint_oracle,
-    assert_gradients,
-    jvp_oracle,
-    objective,
-    residuals,
-    wrong_side,
-)
+from tests.core.derivatives import adjoint_oracle, assert_gradients, jvp_oracle
+from tests.core.infeasible import random_infeasible_mixture, random_infeasible_qp
+from tests.core.oracles import Data, Point, objective, residuals, wrong_side
 from tests.core.references import closest_feasible_reference
-from tests.core.strategies import (
-    Problem,
-    random_infeasible_mixture,
-    random_infeasible_qp,
-    random_mixture,
-)
+from tests.core.strategies import Problem, random_mixture
 
 EPS = 1e-9
 CLOSEST = nbqp.Settings(eps_abs=EPS, primal_infeasibility_solving=True)

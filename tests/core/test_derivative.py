@@ -9,12 +9,8 @@ import pytest
 import scipy.sparse as sp
 
 import nbqp
-from tests.core.oracles import (
-    Data,
-    adjoint_oracle,
-    assert_gradients,
-    jvp_oracle,
-)
+from tests.core.derivatives import adjoint_oracle, assert_gradients, jvp_oracle
+from tests.core.oracles import Data
 from tests.core.strategies import Problem, differentiable_qps, random_mixture
 
 TIGHT = nbqp.Settings(eps_abs=1e-11)

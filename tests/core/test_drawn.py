@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 import nbqp
 from tests.core.drawn import infeasible_qps, qps, quasi_definite_matrices, regular_qps
 from tests.core.factorisations import dense_ldl, symbolic_ldl
+from tests.core.infeasible import CONTRADICTIONS, Contradiction, random_infeasible_qp
 from tests.core.oracles import Array, objective, residuals
-from tests.core.strategies import (
-    CONTRADICTIONS,
-    KINDS,
-    Contradiction,
-    Kind,
-    Problem,
-    random_infeasible_qp,
-)
+from tests.core.strategies import KINDS, Kind, Problem
 from tests.core.test_kernels import factorised
 
 SETTINGS = nbqp.Settings(eps_abs=1e-9)

@@ -27,8 +27,9 @@ from nbqp.kernels.orthogonal import least_norm, triangularise
 from nbqp.kernels.structure import Point, Shifts
 from nbqp.least_norm import LeastNormSystem
 from nbqp.problem import QP
-from tests.core.oracles import adjoint_oracle, jvp_oracle
-from tests.core.strategies import Problem, random_infeasible_qp, random_qp
+from tests.core.derivatives import adjoint_oracle, jvp_oracle
+from tests.core.infeasible import random_infeasible_qp
+from tests.core.strategies import Problem, random_qp
 
 SIDES = (
     ABSENT, BOTH, LOWER, UPPER, NEAR_LOWER, NEAR_UPPER, VIOLATED_LOWER, VIOLATED_UPPER,

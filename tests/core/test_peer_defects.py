@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import nbqp
-from tests.core.oracles import Data, adjoint_oracle, central_differences, linear_loss
-from tests.core.strategies import random_infeasible_qp, random_qp
+from tests.core.derivatives import adjoint_oracle, central_differences, linear_loss
+from tests.core.infeasible import random_infeasible_qp
+from tests.core.oracles import Data
+from tests.core.strategies import random_qp
 
 EPS = nbqp.Settings(eps_abs=1e-10)
 CLOSEST = nbqp.Settings(eps_abs=1e-10, primal_infeasibility_solving=True)
@@ -227,7 +229,6 @@ def test_differences_are_taken_about_one_point_and_in_one_entry() -> None:
     assert (nbqp.solve_qp(**data.args(), settings=EPS).z > 0.4).all()
 
 
-# ---------------------------------------------------------------- closest feasible QPs
 @pytest.mark.parametrize("last", [1.0, 2.0], ids=["feasible", "infeasible"])
 def test_both_modes_sum_the_gradients_of_shared_data(last: float) -> None:
     """ProxSuite: the mean over the batch in one mode, the sum in the other."""
