@@ -8,16 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.core.infeasible import CONTRADICTIONS, random_infeasible_qp
 from tests.core.oracles import Array
-from tests.core.strategies import (
-    CONTRADICTIONS,
-    KINDS,
-    Kind,
-    Problem,
-    quasi_definite,
-    random_infeasible_qp,
-    random_qp,
-)
+from tests.core.strategies import KINDS, Kind, Problem, quasi_definite, random_qp
 
 seeds = st.integers(0, 2**32 - 1)
 

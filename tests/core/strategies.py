@@ -1,4 +1,4 @@
-"""QPs built backwards from a chosen solution, feasible and infeasible.
+"""QPs built backwards from a chosen solution; `infeasible` has those whose rows contradict.
 
 Choose the matrices, the active sides and (x, y, z, z_box); then ``g = -Hx - A'y - C'z - z_box``
 and the bounds follow. Rows M = (A; C; I) are drawn in a well-scaled frame and then scaled by
@@ -18,11 +18,7 @@ from numpy.typing import NDArray
 from tests.core.oracles import Array, Data, Mask, Point, objective, stack_rows
 
 Kind = Literal["strictly_convex", "low_rank", "lp", "lp_nonunique"]
-Contradiction = Literal["equality", "rows", "bounds", "mixed", "overdetermined", "underdetermined"]
 KINDS: tuple[Kind, ...] = ("strictly_convex", "low_rank", "lp", "lp_nonunique")
-CONTRADICTIONS: tuple[Contradiction, ...] = (
-    "equality", "rows", "bounds", "mixed", "overdetermined", "underdetermined",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,6 @@ def _rank(M: Array) -> int:
     return int((size > 1e-9 * size.max(initial=0.0)).sum())
 
 
-# ---------------------------------------------------------------- matrices
 def random_rows(rng: np.random.Generator, m: int, n: int, density: float) -> Array:
     """Normal entries at a density, no row empty, unit norm."""
     M = rng.standard_normal((m, n)) * (rng.random((m, n)) < density)
@@ -112,7 +107,7 @@ def quasi_definite(
     return K[np.ix_(perm, perm)], signs[perm]
 
 
-def _independent(M: Array, order: NDArray[np.intp], count: int, base: Array) -> list[int]:
+def independent_rows(M: Array, order: NDArray[np.intp], count: int, base: Array) -> list[int]:
     """First ``count`` rows of M in an order that keep a fair distance from each other's span."""
     Q = np.linalg.qr(base.T)[0].T if len(base) else np.zeros((0, M.shape[1]))
     Q = np.vstack([Q, np.zeros((max(count, 0), M.shape[1]))])
@@ -130,9 +125,8 @@ def _independent(M: Array, order: NDArray[np.intp], count: int, base: Array) -> 
     return chosen
 
 
-# ---------------------------------------------------------------- feasible problems
 @dataclass
-class _Plan:
+class Plan:
     """Roles of the rows M = (A; C; I), before scaling."""
 
     M: Array
@@ -148,7 +142,7 @@ class _Plan:
     """Which sides are finite."""
 
     @classmethod
-    def empty(cls, rng: np.random.Generator, A: Array, C: Array, bounds: float) -> _Plan:
+    def empty(cls, rng: np.random.Generator, A: Array, C: Array, bounds: float) -> Plan:
         """All rows inactive; bounds exist with a probability."""
         n, ne, ni = A.shape[1], len(A), len(C)
         m = ne + ni + n
@@ -258,16 +252,16 @@ def random_qp(
     rank = {"strictly_convex": None, "low_rank": n // 2}.get(kind, 0)
     H = random_psd(rng, n, density, rank)
     A = random_rows(rng, n_eq, n, density)
-    A = A[_independent(A, np.arange(n_eq), n_eq, A[:0])]
+    A = A[independent_rows(A, np.arange(n_eq), n_eq, A[:0])]
     C = random_rows(rng, n_in, n, density)
-    plan = _Plan.empty(rng, A, C, bounds)
+    plan = Plan.empty(rng, A, C, bounds)
     ne = plan.ne
 
     free = np.concatenate([ne + np.arange(n_in), ne + n_in + np.flatnonzero(plan.low[ne + n_in :])])
     equal_rows, fixed = min(equal_rows, n_in), min(fixed, n)
     room = n - ne
     pool = np.concatenate([rng.permutation(n_in)[:equal_rows], n_in + rng.permutation(n)[:fixed]])
-    equal = _independent(plan.M, (ne + pool).astype(int), room, A)
+    equal = independent_rows(plan.M, (ne + pool).astype(int), room, A)
     plan.fix(rng, np.array(equal, int))
     room -= len(equal)
     base = plan.M[plan.equal]
@@ -279,7 +273,7 @@ def random_qp(
         order = np.concatenate([order, ne + n_in + rng.permutation(n)])
     elif kind == "lp_nonunique":
         share = min(share, 0.7)
-    rows = _independent(plan.M, order, round(share * room), base)
+    rows = independent_rows(plan.M, order, round(share * room), base)
     plan.activate(rng, rows, margin)
     if degenerate:
         _degenerate(rng, plan, rows, margin)
@@ -288,7 +282,7 @@ def random_qp(
     return Problem(name or kind, data, point, sparse)
 
 
-def _degenerate(rng: np.random.Generator, plan: _Plan, rows: list[int], margin: float) -> None:
+def _degenerate(rng: np.random.Generator, plan: Plan, rows: list[int], margin: float) -> None:
     """Weaken a third of the active rows, and make further rows hold, some with multipliers."""
     for k in rows[: len(rows) // 3]:
         plan.lam[k] = 0.0
@@ -298,7 +292,7 @@ def _degenerate(rng: np.random.Generator, plan: _Plan, rows: list[int], margin: 
     plan.lam[more[::2]] = 0.0
 
 
-def _append(rng: np.random.Generator, plan: _Plan, redundant: int, duplicates: int) -> None:
+def _append(rng: np.random.Generator, plan: Plan, redundant: int, duplicates: int) -> None:
     """Insert combinations of equality rows after A, and repeated inequality rows after C."""
     ne, ni = plan.ne, plan.ni
     redundant, duplicates = redundant * (ne > 0), duplicates * (ni > 0)
@@ -374,111 +368,3 @@ def _sensitivity(problem: Problem) -> float:
     M = rows.M[rows.equal | (rows.lam != 0.0)]
     K = np.block([[d.H, M.T], [M, np.zeros((len(M), len(M)))]])
     return float(np.linalg.norm(np.linalg.inv(K), 2))
-
-
-# ---------------------------------------------------------------- infeasible problems
-def random_infeasible_qp(
-    rng: np.random.Generator,
-    *,
-    contradiction: Contradiction = "mixed",
-    kind: Kind = "strictly_convex",
-    n: int = 8,
-    n_eq: int = 3,
-    n_in: int = 6,
-    density: float = 1.0,
-    bounds: float = 0.5,
-    scaling: float = 0.0,
-    margin: float = 0.1,
-    sparse: bool = False,
-    name: str = "",
-) -> Problem:
-    """Primal infeasible QP whose closest feasible solution is planted.
-
-    A group of rows V gets shifts s of the right signs, and its last row, in A or in C, is
-    made ``-(sum of the others' s_i M_i) / s_last``, so that ``M_V' s = 0``: the condition for s
-    to be the smallest shift. The multipliers planted prove dual feasibility, so the closest
-    feasible QP has a solution; they are not unique (lam + alpha s), x and s are compared.
-
-    Parameters
-    ----------
-    contradiction
-        ``"equality"`` (rows of A), ``"rows"`` (of C), ``"bounds"`` (bounds against a row of C),
-        ``"mixed"`` (all three), ``"overdetermined"`` (V has rank n: x is determined and
-        differentiable), ``"underdetermined"`` (one parallel pair, few other rows active).
-    kind, n, n_eq, n_in, density, bounds, scaling, margin, sparse
-        As in `random_qp`; n_eq and n_in are raised where the contradiction needs rows. For LPs
-        rows are activated until x is determined, except where underdetermined.
-    """
-    pair = 2 if contradiction == "underdetermined" else int(rng.integers(2, 5))
-    if contradiction == "overdetermined":
-        n_eq, n_in = max(n_eq, n // 2 + 1), max(n_in, n // 2 + 2)
-    n_eq = max(n_eq, {"equality": pair, "mixed": 2, "underdetermined": 2}.get(contradiction, 0))
-    n_in = max(n_in, {"equality": 0, "rows": pair}.get(contradiction, 2))
-    rank = {"strictly_convex": None, "low_rank": n // 2}.get(kind, 0)
-    H = random_psd(rng, n, density, rank)
-    plan = _Plan.empty(
-        rng, random_rows(rng, n_eq, n, density), random_rows(rng, n_in, n, density), bounds
-    )
-    box = plan.ne + plan.ni
-    inner, columns = plan.ne + np.arange(n_in), box + rng.permutation(n)
-    group = {
-        "equality": np.arange(n_eq)[-pair:],
-        "rows": inner[-pair:],
-        "bounds": np.r_[columns[: min(pair, n)], inner[-1:]],
-        "mixed": np.r_[0:2, columns[: min(2, n)], inner[-2:]],
-        "underdetermined": np.arange(2) if rng.random() < 0.5 else inner[-2:],
-    }.get(contradiction, np.r_[0:n_eq, inner[: max(n + 1 - n_eq, 1)]])
-    _contradict(rng, plan, np.asarray(group, int), margin)
-
-    fixed = np.unique(np.r_[np.arange(plan.ne), group]).astype(int)
-    base = plan.M[fixed]
-    base = base[_independent(base, np.arange(len(base)), n, base[:0])]
-    free = np.setdiff1d(np.flatnonzero(plan.low | plan.upp), fixed)
-    order, room = rng.permutation(free), n - len(base)
-    share = rng.random()
-    if contradiction == "underdetermined":
-        share = 0.3 * share
-    elif kind == "lp":
-        share, order = 1.0, np.r_[order, np.setdiff1d(columns, np.r_[fixed, free])]
-    plan.activate(rng, _independent(plan.M, order, round(share * room), base), margin)
-    data, point = plan.finish(rng, H, rng.standard_normal(n), scaling, margin)
-    return Problem(name or f"{contradiction}-{kind}", data, point, sparse)
-
-
-def _contradict(
-    rng: np.random.Generator, plan: _Plan, group: NDArray[np.intp], margin: float
-) -> None:
-    """Plant shifts on a group of rows; its last row must not be a bound."""
-    *rest, last = (int(k) for k in group)
-    sign = rng.choice([-1.0, 1.0], len(group))
-    plan.s[group] = sign * (0.3 + rng.random(len(group)))
-    row = -(plan.s[rest] @ plan.M[rest]) / plan.s[last]
-    size = np.linalg.norm(row)
-    plan.M[last], plan.s[last] = row / size, plan.s[last] * size
-    inequality = group[group >= plan.ne]
-    plan.side[inequality] = np.sign(plan.s[inequality]).astype(int)
-    plan.lam[inequality] = plan.side[inequality] * (margin + rng.exponential(size=len(inequality)))
-    plan.upp[inequality] |= plan.side[inequality] > 0
-    plan.low[inequality] |= plan.side[inequality] < 0
-
-
-def random_infeasible_mixture(rng: np.random.Generator, count: int = 500) -> Iterator[Problem]:
-    """Infeasible QPs and LPs of varied shape: every contradiction, dense, sparse, badly scaled."""
-    for k, child in enumerate(rng.spawn(count)):
-        n = round(10 ** child.uniform(np.log10(2), np.log10(60)))
-        sparse = bool(child.random() < 0.5)
-        contradiction = CONTRADICTIONS[k % len(CONTRADICTIONS)]
-        kind = str(child.choice(np.array(KINDS[:3])))
-        yield random_infeasible_qp(
-            child,
-            contradiction=contradiction,
-            kind=kind,  # type: ignore[arg-type]
-            n=n,
-            n_eq=int(child.integers(0, n // 2 + 1)),
-            n_in=int(child.integers(0, n + 1)),
-            density=float(child.uniform(0.1, 0.4)) if sparse else 1.0,
-            bounds=float(child.uniform(0.0, 1.0)),
-            scaling=float(child.choice([0.0, 0.0, 1.0, 2.0])),
-            sparse=sparse,
-            name=f"{k}-{contradiction}-{kind}-n{n}",
-        )

@@ -84,6 +84,7 @@ def test_a_bad_sample_has_its_status_and_leaves_the_others_alone(poison: float) 
 
 
 def test_an_infeasible_sample_leaves_the_others_alone() -> None:
+    """diffcp, cvxpylayers: one infeasible item ends the batch."""
     good = nbqp.solve_batch(**ARGS, settings=SETTINGS)
     b = ARGS["b"].copy()
     b[4] = 1e3

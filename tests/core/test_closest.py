@@ -9,24 +9,11 @@ import pytest
 import scipy.sparse as sp
 
 import nbqp
-from tests.core.oracles import (
-    Data,
-    Point,
-    adjoint_oracle,
-    central_differences,
-    jvp_oracle,
-    linear_loss,
-    objective,
-    residuals,
-    wrong_side,
-)
+from tests.core.derivatives import adjoint_oracle, assert_gradients, jvp_oracle
+from tests.core.infeasible import random_infeasible_mixture, random_infeasible_qp
+from tests.core.oracles import Data, Point, objective, residuals, wrong_side
 from tests.core.references import closest_feasible_reference
-from tests.core.strategies import (
-    Problem,
-    random_infeasible_mixture,
-    random_infeasible_qp,
-    random_mixture,
-)
+from tests.core.strategies import Problem, random_mixture
 
 EPS = 1e-9
 CLOSEST = nbqp.Settings(eps_abs=EPS, primal_infeasibility_solving=True)
@@ -168,20 +155,16 @@ def test_gradients_match_central_differences_where_x_is_differentiable(
     rng = np.random.default_rng(2)
     sol = solve(problem.data, TIGHT)
     given = cotangents(rng, sol, (part,))
-    grads = nbqp.vjp(sol, **given)
-    full = problem.data.full()
-    for name in ("g", "A", "b", "C", "l", "u", "lb", "ub"):
-        ours = getattr(grads, f"dL_d{name}")
-        if ours is None:
-            continue
-        finite = np.argwhere(np.isfinite(getattr(full, name)))
-        entries = [tuple(e) for e in rng.permutation(finite)[:5]]
-        numeric = central_differences(
-            lambda d: solve(d, TIGHT), problem.data, linear_loss(given), name, entries, h=1e-4
-        )
-        exact = np.array([ours[e] for e in entries])
-        scale = max(1.0, np.abs(ours).max(initial=0.0))
-        np.testing.assert_allclose(exact, numeric, rtol=0.0, atol=1e-5 * scale, err_msg=name)
+    assert_gradients(
+        nbqp.vjp(sol, **given),
+        lambda d: solve(d, TIGHT),
+        problem.data,
+        given,
+        rng,
+        names=("g", "A", "b", "C", "l", "u", "lb", "ub"),
+        count=5,
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("problem", STRICTLY_CONVEX, ids=lambda p: p.name)
@@ -191,19 +174,16 @@ def test_gradients_of_vectors_and_of_h_match_central_differences(problem: Proble
     sol = solve(problem.data, TIGHT)
     given = cotangents(rng, sol, ("x", *SHIFTS))
     grads = nbqp.vjp(sol, **given)
-    full = problem.data.full()
-    for name in ("H", "g", "b", "l", "u", "lb", "ub"):
-        ours = getattr(grads, f"dL_d{name}")
-        if ours is None:
-            continue
-        finite = np.argwhere(np.isfinite(getattr(full, name)))
-        entries = [tuple(e) for e in rng.permutation(finite)[:8]]
-        numeric = central_differences(
-            lambda d: solve(d, TIGHT), problem.data, linear_loss(given), name, entries, h=1e-4
-        )
-        exact = np.array([ours[e] for e in entries])
-        scale = max(1.0, np.abs(ours).max(initial=0.0))
-        np.testing.assert_allclose(exact, numeric, rtol=0.0, atol=1e-5 * scale, err_msg=name)
+    assert_gradients(
+        grads,
+        lambda d: solve(d, TIGHT),
+        problem.data,
+        given,
+        rng,
+        names=("H", "g", "b", "l", "u", "lb", "ub"),
+        count=8,
+        rtol=1e-5,
+    )
     if problem.name.startswith("underdetermined"):  # elsewhere active rows may determine x
         assert np.abs(grads.dL_dH).max() > 1e-3
 

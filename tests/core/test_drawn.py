@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 import nbqp
 from tests.core.drawn import infeasible_qps, qps, quasi_definite_matrices, regular_qps
 from tests.core.factorisations import dense_ldl, symbolic_ldl
+from tests.core.infeasible import CONTRADICTIONS, Contradiction, random_infeasible_qp
 from tests.core.oracles import Array, objective, residuals
-from tests.core.strategies import Problem
+from tests.core.strategies import KINDS, Kind, Problem
 from tests.core.test_kernels import factorised
 
 SETTINGS = nbqp.Settings(eps_abs=1e-9)
@@ -34,24 +35,43 @@ def test_small_problems_are_solved_to_the_planted_objective(problem: Problem) ->
     assert objective(problem.data, sol.x) == pytest.approx(planted, rel=1e-7, abs=1e-7)
 
 
+def assert_proof(problem: Problem, sol: nbqp.Solution) -> None:
+    """The certificate proves from the data that no point is feasible."""
+    d, proof = problem.data.full(), sol.certificate
+    assert proof is not None
+    stationarity = d.A.T @ proof.y + d.C.T @ proof.z + proof.z_box
+    sides = [(d.b, d.b, proof.y), (d.l, d.u, proof.z), (d.lb, d.ub, proof.z_box)]
+    support = 0.0
+    for low, high, multiplier in sides:
+        side = np.where(multiplier > 0.0, high, low)
+        support += float(np.sum(side[multiplier != 0.0] * multiplier[multiplier != 0.0]))
+    assert support < 0.0
+    assert np.abs(stationarity).max() <= 1e-8 * -support
+
+
 @drawn
 @given(infeasible_qps())
 def test_small_infeasible_problems_are_never_called_solved(problem: Problem) -> None:
-    """A certificate is checked here from the data; an honest failure would do too."""
+    """An honest failure would do too."""
     sol = nbqp.solve_qp(**problem.args, settings=SETTINGS)
     assert sol.status is not nbqp.Status.SOLVED
     assert sol.status is not nbqp.Status.DUAL_INFEASIBLE
     if sol.status is nbqp.Status.PRIMAL_INFEASIBLE:
-        d, proof = problem.data.full(), sol.certificate
-        assert proof is not None
-        stationarity = d.A.T @ proof.y + d.C.T @ proof.z + proof.z_box
-        sides = [(d.b, d.b, proof.y), (d.l, d.u, proof.z), (d.lb, d.ub, proof.z_box)]
-        support = 0.0
-        for low, high, multiplier in sides:
-            side = np.where(multiplier > 0.0, high, low)
-            support += float(np.sum(side[multiplier != 0.0] * multiplier[multiplier != 0.0]))
-        assert support < 0.0
-        assert np.abs(stationarity).max() <= 1e-8 * -support
+        assert_proof(problem, sol)
+
+
+@pytest.mark.parametrize("contradiction", CONTRADICTIONS)
+@pytest.mark.parametrize("kind", KINDS[:3])
+@pytest.mark.parametrize("scaling", [0.0, 1.0])
+def test_small_infeasible_problems_of_every_sort_are_proven_so(
+    contradiction: Contradiction, kind: Kind, scaling: float
+) -> None:
+    problem = random_infeasible_qp(
+        np.random.default_rng(41), contradiction=contradiction, kind=kind, scaling=scaling
+    )
+    sol = nbqp.solve_qp(**problem.args, settings=SETTINGS)
+    assert sol.status is nbqp.Status.PRIMAL_INFEASIBLE
+    assert_proof(problem, sol)
 
 
 @drawn

@@ -173,15 +173,21 @@ def test_an_arrow_fills_nothing_and_a_dense_matrix_keeps_its_triangle() -> None:
 
 
 def test_every_entry_of_the_kkt_matrix_has_a_place_of_its_own() -> None:
+    """One half of H counts; its diagonal stands where the regularisation is added."""
     rng = np.random.default_rng(2)
-    H = np.diag(rng.random(8))
-    qp = QP(H=H, g=np.ones(8), A=rng.random((3, 8)), b=np.ones(3), C=np.eye(8), u=np.ones(8))
+    M = rng.random((8, 8))
+    qp = QP(H=M @ M.T, g=np.ones(8), A=rng.random((3, 8)), b=np.ones(3), C=np.eye(8), u=np.ones(8))
     pattern = qp.pattern()
     factor = analyse(8 + 3 + 8, *kkt_pattern(pattern))
     entries = locate_entries(pattern, factor)
-    places = np.concatenate([entries.A, entries.C, entries.diagonal])
+    H = entries.H.reshape(8, 8).T  # stored by columns
+    upper_half = H[np.triu_indices(8, 1)]
+    assert (H[np.tril_indices(8, -1)] == -1).all()
+    np.testing.assert_array_equal(np.diag(H), entries.diagonal[:8])
+    places = np.concatenate([upper_half, entries.A, entries.C, entries.diagonal])
+    assert len(places) == 28 + 24 + 8 + 19
     assert len(np.unique(places)) == len(places)
-    assert places.max() < factor.val_ptr[-1]
+    assert 0 <= places.min() <= places.max() < factor.val_ptr[-1]
 
 
 def test_dense_rows_of_an_lp_are_eliminated_after_all_variables() -> None:

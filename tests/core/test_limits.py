@@ -24,7 +24,7 @@ def long_lp(n: int = 300, batch: int = 200) -> dict[str, object]:
 def test_a_time_limit_ends_a_batch_with_honest_statuses() -> None:
     nbqp.warmup()
     start = time.perf_counter()
-    sol = nbqp.solve_batch(**long_lp(), settings=nbqp.Settings(time_limit=0.2))  # type: ignore[arg-type]
+    sol = nbqp.solve_batch(**long_lp(), settings=nbqp.Settings(time_limit=0.2))
     assert time.perf_counter() - start < 2.0
     names = {status.name for status in sol.status}
     assert "NOT_RUN" in names
@@ -42,7 +42,7 @@ def test_an_interrupt_ends_a_long_solve_at_once_and_leaves_the_solver_usable() -
     timer.start()
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        nbqp.solve_batch(**long_lp(batch=2000))  # type: ignore[arg-type]
+        nbqp.solve_batch(**long_lp(batch=2000))
     assert time.perf_counter() - start < 2.0
     timer.join()
     signal.signal(signal.SIGINT, handler)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import nbqp
-from tests.core.oracles import Data, adjoint_oracle, central_differences, linear_loss
-from tests.core.strategies import random_infeasible_qp, random_qp
+from tests.core.derivatives import adjoint_oracle, central_differences, linear_loss
+from tests.core.infeasible import random_infeasible_qp
+from tests.core.oracles import Data
+from tests.core.strategies import random_qp
 
 EPS = nbqp.Settings(eps_abs=1e-10)
 CLOSEST = nbqp.Settings(eps_abs=1e-10, primal_infeasibility_solving=True)
@@ -115,7 +117,7 @@ def test_an_unsolved_problem_has_no_gradient(
     problem: dict[str, object], settings: nbqp.Settings, status: nbqp.Status
 ) -> None:
     """ProxSuite: gradients without an error, at a point that may be a certificate."""
-    sol = nbqp.solve_qp(**problem, settings=settings)  # type: ignore[arg-type]
+    sol = nbqp.solve_qp(**problem, settings=settings)
     assert sol.status is status
     with pytest.raises(nbqp.UnsolvedError, match=status.name):
         nbqp.vjp(sol, dL_dx=np.ones_like(sol.x))
@@ -170,14 +172,6 @@ def test_a_row_whose_sides_coincide_shares_its_gradient_evenly() -> None:
     np.testing.assert_allclose(grads.dL_dl + grads.dL_du, total.dL_db)
 
 
-def test_shared_data_get_the_sum_over_the_batch_not_the_mean() -> None:
-    """ProxSuite in one of its modes, osqp and cvxpylayers once: the mean."""
-    g = np.zeros((7, 2))
-    sol = nbqp.solve_batch(np.eye(2), g, np.ones((1, 2)), np.ones(1))
-    grads = nbqp.vjp(sol, dL_dx=np.ones((7, 2)))
-    np.testing.assert_allclose(grads.dL_db, [7.0])
-
-
 def test_gradients_of_lower_sides_are_there_and_in_double_precision() -> None:
     """ProxSuite: float32 buffers, and lower rows dropped."""
     data = Data(H=np.eye(2), g=np.array([2.0, 1.0]), C=np.array([[1.0, 0.5]]), l=np.array([0.3]))
@@ -191,20 +185,14 @@ def test_gradients_of_lower_sides_are_there_and_in_double_precision() -> None:
 def test_batched_rows_without_equalities() -> None:
     """ProxSuite: batched C crashes, no equalities raises TypeError."""
     rng = np.random.default_rng(3)
-    C = rng.standard_normal((4, 3, 5))
-    sol = nbqp.solve_batch(np.eye(5), rng.standard_normal((4, 5)), C=C, u=np.zeros(3))
-    grads = nbqp.vjp(sol, dL_dx=np.ones((4, 5)))
-    assert grads.dL_dC.shape == C.shape
+    g, C, w = (rng.standard_normal(shape) for shape in ((4, 5), (4, 3, 5), (4, 5)))
+    grads = nbqp.vjp(nbqp.solve_batch(np.eye(5), g, C=C, u=np.zeros(3), settings=EPS), dL_dx=w)
     assert grads.dL_dA is None
-
-
-def test_one_infeasible_sample_leaves_the_others_alone() -> None:
-    """diffcp, cvxpylayers: one infeasible item ends the batch."""
-    b = np.array([[1.0, 1.0], [1.0, 2.0], [3.0, 3.0]])
-    sol = nbqp.solve_batch(np.eye(2), np.zeros(2), np.ones((2, 2)), b)
-    assert [s.name for s in sol.status] == ["SOLVED", "PRIMAL_INFEASIBLE", "SOLVED"]
-    alone = nbqp.solve_qp(np.eye(2), np.zeros(2), np.ones((2, 2)), b[2])
-    np.testing.assert_array_equal(sol.x[2], alone.x)
+    for k in range(4):
+        one = nbqp.solve_qp(np.eye(5), g[k], C=C[k], u=np.zeros(3), settings=EPS)
+        assert (one.z > 0.0).any()
+        expected = nbqp.vjp(one, dL_dx=w[k]).dL_dC
+        np.testing.assert_allclose(grads.dL_dC[k], expected, rtol=0.0, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", ["auto", "semismooth"])
@@ -241,7 +229,6 @@ def test_differences_are_taken_about_one_point_and_in_one_entry() -> None:
     assert (nbqp.solve_qp(**data.args(), settings=EPS).z > 0.4).all()
 
 
-# ---------------------------------------------------------------- closest feasible QPs
 @pytest.mark.parametrize("last", [1.0, 2.0], ids=["feasible", "infeasible"])
 def test_both_modes_sum_the_gradients_of_shared_data(last: float) -> None:
     """ProxSuite: the mean over the batch in one mode, the sum in the other."""
@@ -266,7 +253,7 @@ def test_the_backward_pass_of_an_infeasible_qp_is_as_accurate_as_any(
     problem = random_infeasible_qp(
         np.random.default_rng([14, seed]),
         contradiction=contradiction,
-        scaling=0.5,  # type: ignore[arg-type]
+        scaling=0.5,
     )
     sol = nbqp.solve_qp(**problem.args, settings=CLOSEST)
     assert sol.status is SHIFTED

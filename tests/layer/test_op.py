@@ -62,7 +62,7 @@ def gradients(data: dict[str, Any]) -> dict[str, Any]:
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         value = loss(tensors)
-    return tape.gradient(value, tensors)  # type: ignore[no-any-return]
+    return tape.gradient(value, tensors)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])

@@ -26,7 +26,7 @@ def gradients(data: dict[str, Any], weight: np.ndarray, **options: Any) -> dict[
         tape.watch(tensors)
         out = solve_qp(**tensors, **options)
         value = tf.reduce_sum(weight * out.x) + tf.reduce_sum(out.s_e) + tf.reduce_sum(out.s_i)
-    return tape.gradient(value, tensors)  # type: ignore[no-any-return]
+    return tape.gradient(value, tensors)
 
 
 @pytest.mark.parametrize("H", [None, np.diag([1.0, 1.0, 0.0, 0.0])], ids=["LP", "semidefinite"])
