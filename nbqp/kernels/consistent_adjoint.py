@@ -202,7 +202,7 @@ def solve_consistent_range(
 
     data, side, side_box, r, r_s: see `adjoint.solve_kkt_range`; not modified. Rows of solution, b4
     and code are overwritten where the system is consistent and has at most largest_dense unknowns;
-    the others stay SINGULAR.
+    the code of others stays SINGULAR, and their rows mean nothing.
     """
     n = pattern.n
     n_eq = pattern.n_eq

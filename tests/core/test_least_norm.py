@@ -21,8 +21,8 @@ from nbqp.kernels.adjoint import (
     VIOLATED_LOWER,
     VIOLATED_UPPER,
 )
+from nbqp.kernels.consistent_adjoint import solve_consistent_range
 from nbqp.kernels.jit import entry
-from nbqp.kernels.least_norm import solve_consistent_range
 from nbqp.kernels.orthogonal import least_norm, triangularise
 from nbqp.kernels.structure import Point, Shifts
 from nbqp.least_norm import LeastNormSystem

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nbqp
-from tests.core.strategies import random_infeasible_mixture
+from tests.core.infeasible import random_infeasible_mixture
 
 SOLVED = nbqp.Status.SOLVED
 SHIFTED = nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE
