@@ -112,6 +112,7 @@ def test_two_stages_by_another_solver_agree(
         )
 
 
+@pytest.mark.large
 def test_a_feasible_problem_is_solved_without_shifts() -> None:
     solved = 0
     for problem in list(random_mixture(np.random.default_rng(31), 60)):
