@@ -1,7 +1,7 @@
 """Derivatives of the solution: one linear solve with the KKT matrix of the active set.
 
-M = (A; C; I) with the multipliers lambda = (y, z, z_box), J the active rows, V the equalities and the
-rows with a shift, and K the KKT matrix of H and M_J. Adjoint (`vjp`):
+M = (A; C; I) with the multipliers lambda = (y, z, z_box), J the active rows, V the equalities, the rows
+whose sides coincide and those with a shift, and K the KKT matrix of H and M_J. Adjoint (`vjp`):
 
     K (b1, w) = -(dL/dx + M_V' dL/ds_V, dL/dlambda_J),   b4 = M_V^+ w_V,   b2_V = M_V b4 + dL/ds_V,
     b2 = w on the other active rows, 0 on inactive ones,
@@ -9,7 +9,7 @@ rows with a shift, and K the KKT matrix of H and M_J. Adjoint (`vjp`):
     dL/dg = b1                             dL/dH = 1/2 (b1 x' + x b1')
     dL/dM = lambda b1' + b2 x' + s b4'     dL/d(side) = -b2
 
-(b4 counts only where some shift is not 0.) Direction (`jvp`), with ds = 0 outside V:
+(Where there is no shift and V's rows are independent, b2_V is w_V.) Direction (`jvp`), with ds = 0 outside V:
 
     H dx + M_J' dlambda_J = -(dH x + dg + dM' lambda)
     M_J dx - ds           = d(side) - dM x

@@ -32,9 +32,8 @@ class Settings:
     method
         "auto": the smoothed phase, finished by the semismooth one. A warm start goes to the
         semismooth phase at once; if a few dozen steps do not finish it, the smoothed phase starts
-        afresh, without it. "semismooth": PROX-QP alone. "smoothed": as "auto", but a warm start
-        stays in the semismooth phase until that stalls, and where the smoothed phase fails from
-        its own start, no semismooth one from zero follows.
+        afresh, without it. "semismooth": PROX-QP alone. "smoothed": as "auto", but where the
+        smoothed phase fails from its own start no semismooth one from zero follows.
     primal_infeasibility_solving
         Whether to solve the closest feasible QP, whose sides are moved by the smallest shifts, where
         there is no feasible point (status SOLVED_CLOSEST_PRIMAL_FEASIBLE).

@@ -134,6 +134,11 @@ def deserialise(config: Any) -> Any:
     return keras.saving.deserialize_keras_object(config)
 
 
+def _described(value: Any) -> str:
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else f"{type(value).__name__} of dtype {dtype}"
+
+
 def declare(name: str, value: Any) -> Any:
     """What the user gave for a datum, in one of the forms that `serialise` knows; arrays copied."""
     if value is None or isinstance(value, (Input, Learned)):
@@ -143,9 +148,13 @@ def declare(name: str, value: Any) -> Any:
     if scipy.sparse.issparse(value):
         return value.copy()
     try:
-        array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(value)
+        # Complex numbers would lose a part, with a warning only.
+        array = np.array(given, dtype=np.float64) if given.dtype.kind != "c" else None
+    except (TypeError, ValueError):
+        array = None
+    if array is None:
         raise nbqp.ShapeError(
-            f"{name}: expected None, numbers, Learned or Input, got {type(value).__name__}."
-        ) from error
+            f"{name}: expected None, real numbers, Learned or Input, got {_described(value)}."
+        )
     return float(array) if array.ndim == 0 else array

@@ -302,7 +302,7 @@ def _kkt_solution(
     """b1, b2 and b4 for r = -dL/d(x, y, z, z_box, s_e, s_i, s_box).
 
     Its own gradient, where no sample has shifts, is one more solve: with w = K^-1 r and s = K^-1 dL/dw,
-    dL/dr = s and dL/dK = -s w'; r_s has no effect then.
+    dL/dr = s and dL/dK = -s w'; r_s has no effect then, as rows of V are independent.
     """
     names = [name for name in MATRICES if name in named]
     description = dataclasses.replace(problem.description, dense=tuple(names), order=order)

@@ -104,7 +104,7 @@ def _solve_feasible(ws, options, warm):
     code = STALLED
     max_steps = limits.max_steps[0]
     if warm or options.method == SEMISMOOTH:
-        if warm and options.method == AUTO:
+        if warm and options.method != SEMISMOOTH:
             limits.max_steps[0] = min(max_steps, WARM_STEPS)
         code = run_semismooth(ws, options, COLD_MU, COLD_RHO)
         limits.max_steps[0] = max_steps

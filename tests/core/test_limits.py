@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -117,3 +118,18 @@ def test_a_far_bound_ends_a_solve(far: float) -> None:
         assert sol.x[0] == pytest.approx(far, rel=1e-9)
     else:
         assert sol.status in (nbqp.Status.NUMERICAL_ERROR, nbqp.Status.MAX_ITER_REACHED)
+
+
+def test_a_misleading_warm_start_costs_little() -> None:
+    """After some semismooth steps the smoothed phase starts afresh, whichever method leads there."""
+    rng = np.random.default_rng(2)
+    A, C = rng.standard_normal((10, 40)), rng.standard_normal((60, 40))
+    args = (None, rng.standard_normal(40), A, A @ np.ones(40), C, C @ np.ones(40) - 1.0)
+    start = [1e4 * rng.standard_normal(size) for size in (40, 10, 60, 40)]
+    for method in ("auto", "smoothed"):
+        solver = nbqp.Solver(*args, lb=-5.0, ub=5.0, settings=nbqp.Settings(method=method))
+        cold = solver.solve()
+        point = dict(zip(("x", "y", "z", "z_box"), start, strict=True))
+        warm = solver.solve(dataclasses.replace(cold, **point))
+        assert cold.status is warm.status is nbqp.Status.SOLVED
+        assert warm.info.iter <= 45 + cold.info.iter

@@ -120,7 +120,7 @@ def test_an_exported_model_answers_in_a_fresh_process(tmp_path: pathlib.Path) ->
         ({"C": Input(), "feasible": True}, "C: expected Learned or an array"),
         ({"g": None}, "g: expected Input"),
         ({"g": np.ones(2)}, "g: expected an Input where"),
-        ({"H": "identity"}, "H: expected None, numbers, Learned or Input, got str"),
+        ({"H": "identity"}, "H: expected None, real numbers, Learned or Input, got str"),
         ({"on_failure": "zero"}, 'on_failure: expected "raise", "nan" or "keep", got \'zero\''),
         ({"settings": {"eps_abs": 1e-6}}, r"settings: expected nbqp\.Settings, got"),
         ({"violation": 1e-3}, "violation: expected 0, or a positive weight with"),
@@ -232,3 +232,8 @@ def test_the_violation_is_added_to_the_loss_and_falls() -> None:
     assert losses[0] > 0.1
     assert losses[-1] == pytest.approx(0.0, abs=1e-6)
     assert layer.learned["b"].numpy()[0] >= -1e-6
+
+
+def test_complex_constants_are_refused() -> None:
+    with pytest.raises(nbqp.ShapeError, match=r"b: expected None, real numbers, .* complex128"):
+        QPLayer(A=np.ones((1, 2)), b=np.array([1.0 + 1.0j]))
