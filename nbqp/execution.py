@@ -118,7 +118,8 @@ def to_warm_start(start: Any, sizes: tuple[int, int, int, int], batch: int | Non
     if start is None:
         return Point(*(np.zeros((0, size)) for size in sizes))
     names = ("x", "y", "z", "z_box")
-    if all(hasattr(start, name) for name in names):
+    from_solution = all(hasattr(start, name) for name in names)
+    if from_solution:
         start = tuple(getattr(start, name) for name in names)
     if not isinstance(start, (tuple, list)) or len(start) != len(names):
         raise ShapeError(
@@ -130,7 +131,10 @@ def to_warm_start(start: Any, sizes: tuple[int, int, int, int], batch: int | Non
         shape = (size,) if batch is None else (batch, size)
         if array.shape != shape:
             raise ShapeError(f"warm_start: expected {name} of shape {shape}, got {array.shape}.")
-        if not np.isfinite(array).all():
+        if from_solution:
+            # A sample that failed with NaN starts from 0; the others have nothing to do with it.
+            array = np.where(np.isfinite(array).all(axis=-1, keepdims=True), array, 0.0)
+        elif not np.isfinite(array).all():
             raise ShapeError(f"warm_start: expected finite {name}, got NaN or infinite entries.")
         parts.append(array.reshape(1 if batch is None else batch, size))
     return Point(*parts)

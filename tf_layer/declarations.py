@@ -15,6 +15,8 @@ import nbqp
 
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 PACKAGE = "nbqp"
+ROUNDINGS = 16.0
+"""Units of rounding that the two halves of a symmetric H may differ by, as in `nbqp`."""
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -134,6 +136,23 @@ def deserialise(config: Any) -> Any:
     return keras.saving.deserialize_keras_object(config)
 
 
+def in_double_precision(H: Any) -> Any:
+    """A copy of H, symmetrised where it is symmetric to within the rounding of its own dtype.
+
+    An H that is not stays as it is, for the solver to refuse.
+    """
+    double = H.astype(np.float64)
+    if (
+        H.dtype.kind != "f"
+        or H.dtype.itemsize >= double.dtype.itemsize
+        or H.shape[-1] != H.shape[-2]
+    ):
+        return double
+    mirrored = double.T if scipy.sparse.issparse(H) else np.swapaxes(double, -1, -2)
+    skew, size = abs(double - mirrored).max(), abs(double).max()
+    return 0.5 * (double + mirrored) if skew <= ROUNDINGS * np.finfo(H.dtype).eps * size else double
+
+
 def _described(value: Any) -> str:
     dtype = getattr(value, "dtype", None)
     return type(value).__name__ if dtype is None else f"{type(value).__name__} of dtype {dtype}"
@@ -146,11 +165,13 @@ def declare(name: str, value: Any) -> Any:
     if value is Input:
         return Input()
     if scipy.sparse.issparse(value):
-        return value.copy()
+        return in_double_precision(value) if name == "H" else value.copy()
     try:
         given = np.asarray(value)
         # Complex numbers would lose a part, with a warning only.
         array = np.array(given, dtype=np.float64) if given.dtype.kind != "c" else None
+        if name == "H" and given.dtype.kind == "f" and given.ndim > 1:
+            array = in_double_precision(given)
     except (TypeError, ValueError):
         array = None
     if array is None:

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
@@ -26,6 +27,7 @@ from tf_layer.bridge import (
     call,
     check_on_failure,
 )
+from tf_layer.declarations import ROUNDINGS, in_double_precision
 
 MATRICES = ("H", "A", "C")
 DOUBLE = tf.float64
@@ -105,7 +107,7 @@ def solve_qp(
     ------
     nbqp.QPError
         Bad input, or an unsolved sample; inside a graph TensorFlow raises it as an
-        `InvalidArgumentError` with the same first line.
+        `InvalidArgumentError` whose message contains it.
 
     Notes
     -----
@@ -133,10 +135,10 @@ def solve_qp(
         for name, value in given.items()
         if value is not None and name not in sparse
     }
-    if "H" in dense and dense["H"].dtype != DOUBLE:
-        # Symmetric to within the rounding of its own dtype, which the cast below would hide.
-        H = tf.cast(dense["H"], DOUBLE)
-        dense["H"] = 0.5 * (H + tf.linalg.matrix_transpose(H))
+    if "H" in dense:
+        dense["H"] = _widened(dense["H"])
+    if "H" in sparse:
+        sparse["H"] = in_double_precision(sparse["H"]).tocsc()
     dtype = dense["g"].dtype if dense["g"].dtype.is_floating else DOUBLE
     n = dense["g"].shape[-1]
     if n is None:
@@ -167,6 +169,23 @@ def solve_qp(
     )
     outputs = _differentiable_solve(problem).astype(dtype)
     return outputs if batched else QPOutput._make(part[0] for part in outputs)
+
+
+def _widened(H: Any) -> Any:
+    """H in double precision, symmetrised where it is symmetric to within the rounding of its dtype.
+
+    An H that is not stays as it is, for the solver to refuse.
+    """
+    if not H.dtype.is_floating or H.dtype == DOUBLE:
+        return H
+    double = tf.cast(H, DOUBLE)
+    mirrored = tf.linalg.matrix_transpose(double)
+    size, skew = (
+        tf.reduce_max(tf.abs(part), axis=(-2, -1), keepdims=True)
+        for part in (double, double - mirrored)
+    )
+    allowed = ROUNDINGS * float(ml_dtypes.finfo(H.dtype.as_numpy_dtype).eps)
+    return tf.where(skew <= allowed * size, 0.5 * (double + mirrored), double)
 
 
 def _tensor(name: str, value: Any) -> Any:
@@ -289,7 +308,13 @@ def _summed(gradient: Any, tensor: Any) -> Any:
     """
     if gradient.shape.rank > tensor.shape.rank:
         return tf.reduce_sum(gradient, axis=0)
-    return tf.reduce_sum(gradient, axis=0, keepdims=True) if tensor.shape[0] == 1 else gradient
+    if tensor.shape[0] not in (None, 1):
+        return gradient
+    return tf.cond(
+        tf.equal(tf.shape(tensor)[0], 1),
+        lambda: tf.reduce_sum(gradient, axis=0, keepdims=True),
+        lambda: gradient,
+    )
 
 
 def _kkt_solution(

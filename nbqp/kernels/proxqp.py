@@ -7,7 +7,13 @@ import numpy as np
 from nbqp.kernels.closest import largest_pull, run_closest, unscale_shift
 from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.residuals import exact_residuals, set_tolerances, update_products, within
+from nbqp.kernels.residuals import (
+    exact_residuals,
+    measure,
+    set_tolerances,
+    update_products,
+    within,
+)
 from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
 from nbqp.kernels.smoothed import HAND_OVER, regularise, run_smoothed, start_smoothed
@@ -103,6 +109,11 @@ def _solve_feasible(ws, options, warm):
     it = ws.it
     code = STALLED
     max_steps = limits.max_steps[0]
+    if warm:
+        measure(ws.pattern, ws.problem, it, ws.shift, ws.work.res)
+        set_tolerances(ws.pattern, ws.problem, it, options, ws.work.tol)
+        if within(ws.work.res, ws.work.tol, options):
+            return CONVERGED
     if warm or options.method == SEMISMOOTH:
         if warm and options.method != SEMISMOOTH:
             limits.max_steps[0] = min(max_steps, WARM_STEPS)
@@ -241,6 +252,12 @@ def _finish(ws, qp, options, code, k, out):
         copy_point(ws.best, ws.it)
         ws.work.best_score[0] = np.inf
         run_semismooth(ws, _aim(options, tighter), NEAR_MU, NEAR_RHO)
+        solved = _check(ws, qp, options, k, out)
+    if not solved and code == CONVERGED and options.method == AUTO:
+        # Next to it there is none: multipliers that are too large, mostly, and not unique.
+        _forget(ws.it)
+        ws.work.best_score[0] = np.inf
+        run_semismooth(ws, _aim(options, AIM), COLD_MU, COLD_RHO)
         solved = _check(ws, qp, options, k, out)
     if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE:
         pull = largest_pull(pattern, qp, s_e, s_i, s_box, ws.it.x)

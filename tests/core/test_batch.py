@@ -104,7 +104,7 @@ def test_shared_sparse_data_and_warm_starts() -> None:
     cold = nbqp.solve_batch(**shared, settings=SETTINGS)
     warm = nbqp.solve_batch(**shared, settings=SETTINGS, warm_start=cold)
     assert all(status is nbqp.Status.SOLVED for status in warm.status)
-    assert warm.info.iter.max() == 1
+    assert warm.info.iter.max() == 0
     np.testing.assert_allclose(warm.x, cold.x, atol=1e-8)
 
 
@@ -141,3 +141,11 @@ def test_a_sample_that_has_not_run_has_no_residuals() -> None:
     assert not_run.any()
     for res in (sol.info.pri_res, sol.info.dua_res, sol.info.duality_gap):
         np.testing.assert_array_equal(np.isnan(res), not_run)
+
+
+def test_a_failed_sample_does_not_stop_a_warm_start() -> None:
+    g = np.array([[1.0, 1.0], [np.nan, 1.0]])
+    before = nbqp.solve_batch(np.eye(2), g, lb=-0.5)
+    after = nbqp.solve_batch(np.eye(2), np.nan_to_num(g), lb=-0.5, warm_start=before)
+    assert [status.name for status in after.status] == ["SOLVED", "SOLVED"]
+    np.testing.assert_allclose(after.x, [[-0.5, -0.5], [0.0, -0.5]], atol=1e-8)

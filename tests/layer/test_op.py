@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.python.ops import script_ops
 
 import nbqp
-from tf_layer import bridge, solve_qp
+from tf_layer import QPLayer, bridge, solve_qp
 
 EPS = nbqp.Settings(eps_abs=1e-10)
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
@@ -318,3 +318,35 @@ def test_symmetry_is_judged_in_the_dtype_of_h() -> None:
     H = np.array([[1.0, 0.1], [0.1 * (1 + 1e-7), 1.0]], dtype=np.float32)
     x = solve_qp(tf.constant(H), tf.ones(2)).x
     np.testing.assert_allclose(x, np.linalg.solve(H, -np.ones(2)), atol=1e-5)
+
+
+SKEW = np.array([[1.0, 2.0], [0.0, 3.0]])
+ROUNDED = np.array([[2.0, 1.0], [np.nextafter(np.float32(1.0), np.float32(2.0)), 2.0]], np.float32)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64])
+def test_an_asymmetric_h_is_refused_in_every_dtype(dtype: Any) -> None:
+    with pytest.raises(nbqp.SymmetryError, match="H: expected a symmetric matrix"):
+        solve_qp(tf.constant(SKEW, dtype), tf.ones(2))
+
+
+@pytest.mark.parametrize("form", [tf.constant, sp.csc_array])
+def test_an_h_symmetric_to_the_rounding_of_its_dtype_is_taken(form: Any) -> None:
+    out = solve_qp(form(ROUNDED), tf.ones(2))
+    np.testing.assert_allclose(out.x, [-1.0 / 3.0, -1.0 / 3.0], atol=1e-6)
+    layer = QPLayer(H=ROUNDED if form is tf.constant else form(ROUNDED))
+    np.testing.assert_allclose(layer(np.ones((1, 2))), [[-1.0 / 3.0, -1.0 / 3.0]], atol=1e-6)
+
+
+def test_a_shared_batch_of_one_has_a_gradient_of_its_shape_where_the_batch_is_unknown() -> None:
+    @tf.function(input_signature=[tf.TensorSpec((None, 2)), tf.TensorSpec((None, 1))])
+    def gradient(g: Any, b: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(b)
+            loss = tf.reduce_sum(solve_qp(np.eye(2), g, np.ones((1, 2)), b).x)
+        return tape.gradient(loss, b)
+
+    np.testing.assert_allclose(gradient(tf.ones((3, 2)), tf.ones((1, 1))), [[3.0]], atol=1e-6)
+    np.testing.assert_allclose(
+        gradient(tf.ones((3, 2)), tf.ones((3, 1))), np.ones((3, 1)), atol=1e-6
+    )
