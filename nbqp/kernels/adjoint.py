@@ -51,9 +51,9 @@ ABSENT = 0
 VIOLATED_LOWER = -4
 VIOLATED_UPPER = 4
 
-# The share of the tolerance for sides above which a shift is one: of rows that are met it is far below
-# the accuracy of the solution.
-SHIFTED = 0.01
+# Of a sample whose largest shift is near the tolerance for sides, shifts above this share of the largest
+# one are shifts too; otherwise those above the tolerance, below which the accuracy of x makes some.
+SHIFTED = 0.1
 
 # What a solve ended with.
 REGULAR = 0
@@ -87,18 +87,18 @@ SETTLED = 1e-9
 
 
 @kernel
-def _side(value, low, high, z, s, tolerance):
+def _side(value, low, high, z, s, tolerance, shifted):
     """The side that a row holds on to: Pi_1 = 1{[t]_- + z >= 0} with a tolerance, t = v - side.
 
-    value: of the row, less its shift s.
+    value: of the row, less its shift s, which is one above `shifted`.
     """
     if low == high:
         return BOTH
     if low == -np.inf and high == np.inf:
         return ABSENT
-    if s > SHIFTED * tolerance:
+    if s > shifted:
         return VIOLATED_UPPER
-    if s < -SHIFTED * tolerance:
+    if s < -shifted:
         return VIOLATED_LOWER
     to_low = value - low
     to_high = high - value
@@ -118,6 +118,8 @@ def active_sides(pattern, data, point, shifts, tolerance, side, side_box):
     for k in range(len(side_box)):
         C = sample(data.C, k)
         x = point.x[k]
+        size = max(largest(shifts.s_e[k]), largest(shifts.s_i[k]), largest(shifts.s_box[k]))
+        shifted = min(tolerance[k], SHIFTED * size)
         for i in range(n_in):
             value[i] = -shifts.s_i[k, i]
         add_product(pattern.Cp, pattern.Ci, C, x, value)
@@ -127,10 +129,12 @@ def active_sides(pattern, data, point, shifts, tolerance, side, side_box):
         ub = sample(data.ub, k)
         for i in range(n_in):
             s = shifts.s_i[k, i]
-            side[k, i] = _side(value[i], l[i], u[i], point.z[k, i], s, tolerance[k])
+            side[k, i] = _side(value[i], l[i], u[i], point.z[k, i], s, tolerance[k], shifted)
         for j in range(pattern.n):
             s = shifts.s_box[k, j]
-            side_box[k, j] = _side(x[j] - s, lb[j], ub[j], point.z_box[k, j], s, tolerance[k])
+            side_box[k, j] = _side(
+                x[j] - s, lb[j], ub[j], point.z_box[k, j], s, tolerance[k], shifted
+            )
 
 
 @kernel
