@@ -245,19 +245,24 @@ def _finish(ws, qp, options, code, k, out):
     s_box = out.s_box[k]
     unscale_shift(pattern, ws.problem, ws.shift, s_e, s_i, s_box)
     solved = _check(ws, qp, options, k, out)
-    tighter = AIM
-    while not solved and code == CONVERGED and tighter > LAST_AIM:
-        # The phases' own residuals are rounded more than those of the check: once more, below.
-        tighter *= TIGHTEN
-        copy_point(ws.best, ws.it)
+    aim = AIM
+    mu = NEAR_MU
+    rho = NEAR_RHO
+    while not solved and code == CONVERGED and mu == NEAR_MU:
+        if aim > LAST_AIM:
+            # The phases' own residuals are rounded more than those of the check: once more, below.
+            aim *= TIGHTEN
+            copy_point(ws.best, ws.it)
+        elif options.method == AUTO:
+            # Next to it there is none: multipliers that are too large, mostly, and not unique.
+            aim = AIM
+            mu = COLD_MU
+            rho = COLD_RHO
+            _forget(ws.it)
+        else:
+            break
         ws.work.best_score[0] = np.inf
-        run_semismooth(ws, _aim(options, tighter), NEAR_MU, NEAR_RHO)
-        solved = _check(ws, qp, options, k, out)
-    if not solved and code == CONVERGED and options.method == AUTO:
-        # Next to it there is none: multipliers that are too large, mostly, and not unique.
-        _forget(ws.it)
-        ws.work.best_score[0] = np.inf
-        run_semismooth(ws, _aim(options, AIM), COLD_MU, COLD_RHO)
+        run_semismooth(ws, _aim(options, aim), mu, rho)
         solved = _check(ws, qp, options, k, out)
     if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE:
         pull = largest_pull(pattern, qp, s_e, s_i, s_box, ws.it.x)
