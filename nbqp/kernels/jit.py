@@ -2,7 +2,7 @@
 
 Numba optimises and assembles a function together with all it calls, at every level of the call
 tree again. Inner kernels therefore stay intermediate code without wrappers for Python, and LLVM
-sees each of them once, in the entry that they end up in: the machine code is the same.
+links and sees each of them once, in the entry that they end up in: the machine code is the same.
 
 Numba stamps a cached function with its *own* source file only: a callee that changed in
 another file would leave the old machine code running, also across upgrades. `entry` therefore
@@ -12,6 +12,7 @@ stamps every cached function with one hash over the whole kernels package.
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import pathlib
 import pickle
@@ -43,7 +44,7 @@ PACKAGE_STAMP = _package_stamp()
 
 @register_pass(mutates_CFG=False, analysis_only=True)
 class _PrepareIntermediate(LoweringPass):  # type: ignore[misc]
-    """Give the function a library that stays intermediate code: neither optimised nor assembled."""
+    """Give the function a library that stays intermediate code: neither linked nor assembled."""
 
     _name = "nbqp_prepare_intermediate"
 
@@ -59,10 +60,47 @@ class _PrepareIntermediate(LoweringPass):  # type: ignore[misc]
             library._finalized = True
 
         library._optimize_functions = lambda module: None
-        library._optimize_final_module = lambda: None
-        library._finalize_final_module = finalise
+        library.finalize = finalise
         state.library = library
         state.flags.no_compile = True
+        return False
+
+
+def _callers_first(library: Any) -> list[Any]:
+    """All libraries below one, each after all that call it: LLVM links only what it misses so far."""
+    seen, callees_first = {library}, []
+
+    def visit(caller: Any) -> None:
+        for callee in caller._linking_libraries:
+            if callee not in seen:
+                seen.add(callee)
+                visit(callee)
+        callees_first.append(caller)
+
+    visit(library)
+    return callees_first[::-1]
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _PrepareEntry(LoweringPass):  # type: ignore[misc]
+    """Give the function a library that links all which is called below it, each kernel once."""
+
+    _name = "nbqp_prepare_entry"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
+        library.enable_object_caching()
+        finalise = library.finalize
+
+        def finalise_with_all() -> None:
+            library._linking_libraries = _callers_first(library)[1:]
+            finalise()
+
+        library.finalize = finalise_with_all
+        state.library = library
         return False
 
 
@@ -116,8 +154,18 @@ class _EntryCompiler(CompilerBase):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.state.flags = _Flags(self.state.flags)
 
+    def compile_extra(self, func: Any) -> Any:
+        """Compile with rare garbage collections: Python's usual ones take an eighth of the time."""
+        usual = gc.get_threshold()
+        gc.set_threshold(20_000, 20, 20)
+        try:
+            return super().compile_extra(func)
+        finally:
+            gc.set_threshold(*usual)
+
     def define_pipelines(self) -> list[Any]:
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.add_pass_after(_PrepareEntry, AnnotateTypes)
         pipeline.finalize()
         return [pipeline]
 
