@@ -5,6 +5,7 @@ min 1/2 x'Hx + g'x   s.t.   Ax = b,   l <= Cx <= u,   lb <= x <= ub
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -247,19 +248,23 @@ class QP:
             ("b", self.b),
             ("C", self.C.values),
         ):
-            self._reject((name,), "expected finite entries", array, ~np.isfinite(array))
+            self._reject((name,), "expected finite entries", [array], ~np.isfinite(array))
         for name, wrong in (("l", np.inf), ("u", -np.inf), ("lb", np.inf), ("ub", -np.inf)):
             side = getattr(self, name)
             bad = np.isnan(side) | (side == wrong)
-            self._reject((name,), f"expected numbers other than {wrong}", side, bad)
+            self._reject((name,), f"expected numbers other than {wrong}", [side], bad)
         for lower, upper in (("l", "u"), ("lb", "ub")):
             low, high = getattr(self, lower), getattr(self, upper)
             crossed = np.asarray(low > high)
-            values = np.broadcast_to(low, crossed.shape)
-            self._reject((lower, upper), f"expected {lower} <= {upper}", values, crossed)
+            both = np.broadcast_arrays(low, high)
+            self._reject((lower, upper), f"expected {lower} <= {upper}", both, crossed)
 
     def _reject(
-        self, names: tuple[str, ...], expected: str, values: Floats, bad: npt.NDArray[np.bool_]
+        self,
+        names: tuple[str, ...],
+        expected: str,
+        values: Sequence[Floats],
+        bad: npt.NDArray[np.bool_],
     ) -> None:
         """Mark the samples with bad values in a batched datum; raise where it is not batched."""
         if not bad.any():
@@ -268,7 +273,8 @@ class QP:
             self.invalid |= bad.any(axis=1)
             return
         at = int(np.flatnonzero(bad[0])[0])
-        raise DataError(f"{names[0]}: {expected}, got {values[0, at]} in entry {at}.")
+        got = " > ".join(str(value[0, at]) for value in values)
+        raise DataError(f"{names[0]}: {expected}, got {got} in entry {at}.")
 
     @staticmethod
     def _matrix(name: str, value: Matrix, n: int, batch: bool) -> SparseMatrix:

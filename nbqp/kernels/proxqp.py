@@ -13,6 +13,7 @@ from nbqp.kernels.residuals import (
     set_tolerances,
     update_products,
     within,
+    worst_ratio,
 )
 from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
@@ -221,7 +222,10 @@ def _run_phases(ws, options, cold):
 
 @kernel
 def _check(ws, qp, options, k, out):
-    """Write ws.best as the point of sample k, and its exact residuals; whether they are within eps."""
+    """Write ws.best as the point of sample k, and its exact residuals.
+
+    Returns the largest of these that count, relative to its tolerance.
+    """
     pattern = ws.pattern
     best = ws.best
     tol = ws.work.tol
@@ -233,7 +237,7 @@ def _check(ws, qp, options, k, out):
     unscale_point(pattern, ws.problem, best, x, y, z, z_box)
     exact_residuals(pattern, qp, x, y, z, z_box, out.s_e[k], out.s_i[k], out.s_box[k], res)
     set_tolerances(pattern, ws.problem, best, options, tol)
-    return within(res, tol, options)
+    return worst_ratio(res, tol, 3 if options.check_duality_gap else 2)
 
 
 @kernel
@@ -244,26 +248,37 @@ def _finish(ws, qp, options, code, k, out):
     s_i = out.s_i[k]
     s_box = out.s_box[k]
     unscale_shift(pattern, ws.problem, ws.shift, s_e, s_i, s_box)
-    solved = _check(ws, qp, options, k, out)
     aim = AIM
     mu = NEAR_MU
     rho = NEAR_RHO
-    while not solved and code == CONVERGED and mu == NEAR_MU:
+    steps = LAST_STEPS
+    lowest = np.inf
+    polish = code == CONVERGED
+    while True:
+        score = _check(ws, qp, options, k, out)
+        if score <= lowest:
+            lowest = score
+            copy_point(ws.best, ws.saved)
+        if score <= 1.0 or not polish:
+            break
         if aim > LAST_AIM:
             # The phases' own residuals are rounded more than those of the check: once more, below.
             aim *= TIGHTEN
-            copy_point(ws.best, ws.it)
-        elif options.method == AUTO:
+            copy_point(ws.saved, ws.it)
+        elif options.method == AUTO and mu == NEAR_MU:
             # Next to it there is none: multipliers that are too large, mostly, and not unique.
-            aim = AIM
             mu = COLD_MU
             rho = COLD_RHO
+            steps = options.max_iter
             _forget(ws.it)
         else:
-            break
+            polish = False
+            copy_point(ws.saved, ws.best)
+            continue
+        ws.limits.max_steps[0] = min(options.max_iter, ws.limits.steps[0] + steps)
         ws.work.best_score[0] = np.inf
-        run_semismooth(ws, _aim(options, aim), mu, rho)
-        solved = _check(ws, qp, options, k, out)
+        run_semismooth(ws, _aim(options, AIM if mu == COLD_MU else aim), mu, rho)
+    solved = lowest <= 1.0
     if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE:
         pull = largest_pull(pattern, qp, s_e, s_i, s_box, ws.it.x)
         return code if solved and pull <= ws.work.tol[0] else STALLED

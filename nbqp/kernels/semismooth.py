@@ -22,7 +22,14 @@ from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.kkt import factor_system, solve_system
 from nbqp.kernels.linesearch import exact_step
-from nbqp.kernels.residuals import measure, set_tolerances, update_dual, update_products, within
+from nbqp.kernels.residuals import (
+    measure,
+    set_tolerances,
+    update_dual,
+    update_products,
+    within,
+    worst_ratio,
+)
 from nbqp.kernels.state import copy_point
 from nbqp.kernels.status import (
     ABORTED,
@@ -465,13 +472,7 @@ def keep_best(it, best, work, counted):
     counted: 3, or 2 to leave the gap out. Returns whether it was copied.
     """
     best_score = work.best_score
-    res = work.res
-    tol = work.tol
-    score = 0.0
-    for k in range(counted):
-        ratio = res[k] / tol[k]
-        if not ratio <= score:
-            score = ratio
+    score = worst_ratio(work.res, work.tol, counted)
     if score < best_score[0]:
         best_score[0] = score
         copy_point(it, best)

@@ -30,7 +30,7 @@ from nbqp.kernels.csc import add_product
 from nbqp.kernels.dense import copy, largest
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.kkt import factor_system, solve_system
-from nbqp.kernels.residuals import measure, set_tolerances, update_products
+from nbqp.kernels.residuals import measure, set_tolerances, update_products, worst_ratio
 from nbqp.kernels.semismooth import direction_products, keep_best
 from nbqp.kernels.status import (
     ABORTED,
@@ -58,7 +58,7 @@ SOLVE_TOLERANCE = 1e-11
 FAILED_SOLVE = 1e-4
 # The predictor only says how far to aim.
 PREDICTOR_TOLERANCE = 1e-4
-# Steps without an improvement of a tenth before giving up.
+# Steps in which no residual improves on its lowest by a tenth before giving up.
 PATIENCE = 15
 # Mehrotra's shifts of the first slacks and multipliers, and the least that they come to where the
 # least-squares point meets every side or has no multiplier at all.
@@ -376,7 +376,8 @@ def run_smoothed(ws, options, loose, elastic):
     # dual one by H, the primal one by elastic rows.
     separate = len(H) == 0 and elastic == 0.0
     idle = 0
-    lowest = np.inf
+    lowest = work.lowest
+    lowest[:] = np.inf
     while True:
         net_multipliers(problem, barrier, it)
         update_products(pattern, problem, it)
@@ -396,13 +397,12 @@ def run_smoothed(ws, options, loose, elastic):
         if verdict == DUAL_INFEASIBLE or (verdict == PRIMAL_INFEASIBLE and elastic == 0.0):
             return verdict
         total, sides = complementarity(problem, barrier, 0.0, 0.0)
-        score = res[0] / tol[0] + res[1] / tol[1] + res[2] / tol[2]
-        if score < 0.9 * lowest:
-            lowest = score
-            idle = 0
-        else:
-            idle += 1
-        if idle > PATIENCE or not score < np.inf:
+        idle += 1
+        for i in range(3):
+            if res[i] < 0.9 * lowest[i]:
+                lowest[i] = res[i]
+                idle = 0
+        if idle > PATIENCE or not worst_ratio(res, tol, 3) < np.inf:
             return STALLED
 
         set_row_weights(problem, barrier, work.mu, system.w)

@@ -140,6 +140,7 @@ class Work:
     res: Floats  # (3,) primal, dual, gap
     best_score: Floats  # (1,)
     tol: Floats  # (3,)
+    lowest: Floats  # (3,) each residual's lowest of the smoothed phase
 
 
 @struct
@@ -305,6 +306,7 @@ def new_work(pattern):
         np.zeros(m),
         np.zeros(3),
         np.zeros(1),
+        np.zeros(3),
         np.zeros(3),
     )
 

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 import nbqp
+from nbqp.problem import QP
 from tests.core.specialisations import compiled_entries
 
 GOOD: dict[str, Any] = {
@@ -48,8 +49,8 @@ GOOD: dict[str, Any] = {
         ({"b": np.ones(3)}, nbqp.ShapeError, r"b: expected shape \(1,\)"),
         ({"A": None}, nbqp.ShapeError, "A: expected a matrix"),
         ({"C": None}, nbqp.ShapeError, "C: expected a matrix"),
-        ({"l": 2.0}, nbqp.DataError, "l: expected l <= u"),
-        ({"lb": 2.0}, nbqp.DataError, "lb: expected lb <= ub"),
+        ({"l": 2.0}, nbqp.DataError, "l: expected l <= u, got 2.0 > 1.0 in entry 0"),
+        ({"lb": 2.0}, nbqp.DataError, "lb: expected lb <= ub, got 2.0 > 1.0 in entry 0"),
         ({"u": np.array([np.nan, 1.0])}, nbqp.DataError, "u: expected numbers"),
         ({"lb": np.inf, "ub": None}, nbqp.DataError, "lb: expected numbers other than inf"),
     ],
@@ -183,3 +184,9 @@ def test_an_update_of_one_datum_leaves_the_others_as_they_were_given(form: Any) 
 def test_bad_warm_starts_are_named(start: Any, words: str) -> None:
     with pytest.raises(nbqp.QPError, match=words):
         nbqp.solve_qp(np.eye(2), np.ones(2), warm_start=start)
+
+
+def test_a_batched_matrix_of_one_row_is_copied() -> None:
+    A = np.ones((3, 1, 4))
+    problem = QP(g=np.ones(4), A=A, b=np.ones(1), batch=True)
+    assert not np.shares_memory(problem.A.values, A)

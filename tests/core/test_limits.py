@@ -133,3 +133,24 @@ def test_a_misleading_warm_start_costs_little() -> None:
         warm = solver.solve(dataclasses.replace(cold, **point))
         assert cold.status is warm.status is nbqp.Status.SOLVED
         assert warm.info.iter <= 45 + cold.info.iter
+
+
+def test_an_unreachable_tolerance_returns_the_best_iterate() -> None:
+    """Attempts to polish a point, cold ones included, never replace it by a worse one."""
+    unsolved = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        n = 9
+        D = 10 ** rng.uniform(-3, 3, n)
+        F = rng.normal(size=(n, n))
+        H = D[:, None] * (F.T @ F + 0.01 * np.eye(n)) * D
+        A = 10 ** rng.uniform(-3, 3, (4, 1)) * rng.normal(size=(4, n)) * D
+        C = 10 ** rng.uniform(-3, 3, (12, 1)) * rng.normal(size=(12, n)) * D
+        x = rng.normal(size=n) / D
+        data = {"H": (H + H.T) / 2, "g": D * rng.normal(size=n), "A": A, "b": A @ x}
+        data |= {"C": C, "u": C @ x, "lb": x - 1 / D}
+        sol = nbqp.solve_qp(**data, settings=nbqp.Settings(eps_abs=1e-12))
+        unsolved += sol.status is not nbqp.Status.SOLVED
+        residuals = sol.primal_residual(), sol.dual_residual(), abs(sol.duality_gap())
+        assert max(residuals) <= 1e-8, (seed, sol.status, residuals)
+    assert unsolved > 0
