@@ -12,6 +12,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import nbqp
+from nbqp.settings import to_settings
 from tf_layer.bridge import OnFailure, check_on_failure
 from tf_layer.declarations import (
     NAMES,
@@ -104,7 +105,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
         self.data = {name: declare(name, value) for name, value in given.items()}
         self.feasible = feasible
-        self.settings = settings if settings is not None else nbqp.Settings()
+        self.settings = to_settings(settings)
         self.on_failure = on_failure
         self.return_solution = return_solution
         self.violation = violation
@@ -117,10 +118,6 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             raise nbqp.ShapeError("g: expected Input, Learned or an array, got None.")
         if not self._inputs():
             raise nbqp.ShapeError("g: expected an Input where no other datum is one, got none.")
-        if not isinstance(self.settings, nbqp.Settings):
-            raise nbqp.SettingsError(
-                f"settings: expected nbqp.Settings, got {type(self.settings).__name__}."
-            )
         check_on_failure(self.on_failure)
         for name in ("feasible", "return_solution"):
             if not isinstance(getattr(self, name), bool):

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 import nbqp
 from nbqp.kkt_system import SIDES, Point, Shifts, side_shares
+from nbqp.settings import to_settings
 from tf_layer.bridge import (
     DIFFERENTIABLE_CODES,
     SOLVE,
@@ -156,7 +157,7 @@ def solve_qp(
         Description(
             tuple(dense),
             tuple((name, tuple(matrix.shape)) for name, matrix in sparse.items()),
-            settings if settings is not None else nbqp.Settings(),
+            to_settings(settings),
             on_failure,
         ),
         tuple(tf.cast(t, DOUBLE) for t in dense.values()),

@@ -6,7 +6,17 @@ modified.
 
 from __future__ import annotations
 
+from nbqp.kernels.dense import axpy, dot
 from nbqp.kernels.jit import exact, kernel, reduction
+from nbqp.kernels.vector import product_error
+
+
+@kernel
+def _first_of_dense(Mi, begin, end):
+    """The first row of a column without gaps, whose entries need no indices; otherwise -1."""
+    if end > begin and Mi[end - 1] - Mi[begin] == end - 1 - begin:
+        return Mi[begin]
+    return -1
 
 
 @kernel
@@ -15,18 +25,30 @@ def add_product(Mp, Mi, Mx, x, out):
     for j in range(len(Mp) - 1):
         xj = x[j]
         if xj != 0.0:
-            for p in range(Mp[j], Mp[j + 1]):
-                out[Mi[p]] += Mx[p] * xj
+            begin = Mp[j]
+            end = Mp[j + 1]
+            i = _first_of_dense(Mi, begin, end)
+            if i >= 0:
+                axpy(out[i:], xj, Mx[begin:end])
+            else:
+                for p in range(begin, end):
+                    out[Mi[p]] += Mx[p] * xj
 
 
 @reduction
 def add_transposed_product(Mp, Mi, Mx, y, out):
     """Add M' y to out. For a symmetric M stored whole, this is the faster M y."""
     for j in range(len(Mp) - 1):
-        total = 0.0
-        for p in range(Mp[j], Mp[j + 1]):
-            total += Mx[p] * y[Mi[p]]
-        out[j] += total
+        begin = Mp[j]
+        end = Mp[j + 1]
+        i = _first_of_dense(Mi, begin, end)
+        if i >= 0:
+            out[j] += dot(Mx[begin:end], y[i:])
+        else:
+            total = 0.0
+            for p in range(begin, end):
+                total += Mx[p] * y[Mi[p]]
+            out[j] += total
 
 
 @exact
@@ -38,19 +60,6 @@ def two_sum(a, b):
 
 
 @exact
-def two_product(a, b):
-    """(p, e) with p = fl(a b) and p + e = a b exactly (Dekker; no overflow below 1e292)."""
-    p = a * b
-    t = 134217729.0 * a
-    a_high = t - (t - a)
-    a_low = a - a_high
-    t = 134217729.0 * b
-    b_high = t - (t - b)
-    b_low = b - b_high
-    return p, ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
-
-
-@exact
 def add_compensated(value, total, error, i):
     """total[i] + error[i] += value, in twice the working precision."""
     s, e = two_sum(total[i], value)
@@ -59,14 +68,30 @@ def add_compensated(value, total, error, i):
 
 
 @exact
+def _axpy_compensated(total, error, a, x):
+    """total[: len(x)] + error += a x."""
+    for i in range(len(x)):
+        value = a * x[i]
+        s, e = two_sum(total[i], value)
+        total[i] = s
+        error[i] += e + product_error(a, x[i], value)
+
+
+@exact
 def add_product_compensated(Mp, Mi, Mx, x, total, error):
     """Total + error += M x, in twice the working precision (Ogita, Rump, Oishi 2005)."""
     for j in range(len(Mp) - 1):
-        for p in range(Mp[j], Mp[j + 1]):
-            value, low = two_product(Mx[p], x[j])
-            i = Mi[p]
-            add_compensated(value, total, error, i)
-            error[i] += low
+        xj = x[j]
+        begin = Mp[j]
+        end = Mp[j + 1]
+        i = _first_of_dense(Mi, begin, end)
+        if i >= 0:
+            _axpy_compensated(total[i:], error[i:], xj, Mx[begin:end])
+        else:
+            for p in range(begin, end):
+                value = Mx[p] * xj
+                add_compensated(value, total, error, Mi[p])
+                error[Mi[p]] += product_error(Mx[p], xj, value)
 
 
 @exact
@@ -74,6 +99,6 @@ def add_transposed_product_compensated(Mp, Mi, Mx, y, total, error):
     """Total + error += M' y, in twice the working precision."""
     for j in range(len(Mp) - 1):
         for p in range(Mp[j], Mp[j + 1]):
-            value, low = two_product(Mx[p], y[Mi[p]])
+            value = Mx[p] * y[Mi[p]]
             add_compensated(value, total, error, j)
-            error[j] += low
+            error[j] += product_error(Mx[p], y[Mi[p]], value)

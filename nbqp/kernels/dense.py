@@ -33,12 +33,17 @@ def dot(x, y):
 
 
 @kernel
+def larger(value, x):
+    """The larger of two numbers, or NaN where one is."""
+    return value if x <= value or value != value else x
+
+
+@kernel
 def largest(x):
     """Max |x_i|, 0 for an empty x; NaN where x has one."""
     value = 0.0
     for i in range(len(x)):
-        if not abs(x[i]) <= value:
-            value = abs(x[i])
+        value = larger(value, abs(x[i]))
     return value
 
 

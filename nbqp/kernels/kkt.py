@@ -12,9 +12,10 @@ import numpy as np
 from nbqp.kernels.csc import add_product, add_transposed_product
 from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.ldl import factorise, solve_permuted
+from nbqp.kernels.ldl import factorise
 from nbqp.kernels.structure import Entries
 from nbqp.kernels.symbolic import locate
+from nbqp.kernels.triangular import solve_permuted
 
 # Diagonal of a decoupled row: its column of L becomes entries of at most 1e-100.
 DECOUPLED = 1e100
@@ -155,7 +156,7 @@ def _add_solution(pattern, factor, system, r1, r2, r3):
         t[position[n + i]] = r2[i]
     for i in range(n_in):
         t[position[n + n_eq + i]] = r3[i] if w[i] < DECOUPLED else 0.0
-    solve_permuted(factor, system.L, system.pivots, t, system.below)
+    solve_permuted(factor, system.L, system.pivots, t, system.gathered)
     for j in range(n):
         step = t[position[j]]
         dx[j] += step

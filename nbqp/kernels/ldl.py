@@ -1,4 +1,4 @@
-"""Numeric LDL' factorisation and solves on the panels of `symbolic`.
+"""Numeric LDL' factorisation on the panels of `symbolic`.
 
 Left-looking: panel J starts as the columns of K, earlier panels are subtracted, and the dense
 remainder is factorised. For a quasi-definite matrix every order of pivots exists, and the sign of
@@ -8,10 +8,17 @@ replaced, which iterative refinement makes good.
 
 from __future__ import annotations
 
-from nbqp.kernels.dense import axpy, dot
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.symbolic import PANEL
-from nbqp.kernels.vector import WIDTH, load, load_head, negative_fma, store, store_head
+from nbqp.kernels.vector import (
+    WIDTH,
+    load,
+    load_head,
+    negative_fma,
+    scaled,
+    store,
+    store_head,
+)
 
 PIVOT_TINY = 1e-13
 # Such a pivot is rounding noise, and so is its column: an infinite one leaves both out, where a
@@ -20,100 +27,220 @@ PIVOT_REPLACEMENT = 1e100
 
 
 @kernel
-def subtract_product(U, u, ldu, L, l, ldl, m, q, p, W):
-    """U -= L W for column-major U (m x q, from U[u]), L (m x p, from L[l]) and W (p x q).
-
-    W is stored as W[k * PANEL + j]. Four columns and eight rows are held in registers.
-    L, W: not modified. U: overwritten.
-    """
-    for i in range(0, m, WIDTH):
-        head = m - i
-        if head >= WIDTH:
-            j = 0
-            while j + 4 <= q:
-                at = u + i + j * ldu
-                c0 = load(U, at)
-                c1 = load(U, at + ldu)
-                c2 = load(U, at + 2 * ldu)
-                c3 = load(U, at + 3 * ldu)
-                for k in range(p):
-                    a = load(L, l + i + k * ldl)
-                    w = k * PANEL + j
-                    c0 = negative_fma(a, W[w], c0)
-                    c1 = negative_fma(a, W[w + 1], c1)
-                    c2 = negative_fma(a, W[w + 2], c2)
-                    c3 = negative_fma(a, W[w + 3], c3)
-                store(U, at, c0)
-                store(U, at + ldu, c1)
-                store(U, at + 2 * ldu, c2)
-                store(U, at + 3 * ldu, c3)
-                j += 4
-            while j < q:
-                at = u + i + j * ldu
-                c0 = load(U, at)
-                for k in range(p):
-                    c0 = negative_fma(load(L, l + i + k * ldl), W[k * PANEL + j], c0)
-                store(U, at, c0)
-                j += 1
-        else:
-            j = 0
-            while j + 2 <= q:
-                at = u + i + j * ldu
-                c0 = load_head(U, at, head)
-                c1 = load_head(U, at + ldu, head)
-                for k in range(p):
-                    a = load_head(L, l + i + k * ldl, head)
-                    c0 = negative_fma(a, W[k * PANEL + j], c0)
-                    c1 = negative_fma(a, W[k * PANEL + j + 1], c1)
-                store_head(U, at, c0, head)
-                store_head(U, at + ldu, c1, head)
-                j += 2
-            while j < q:
-                at = u + i + j * ldu
-                c0 = load_head(U, at, head)
-                for k in range(p):
-                    a = load_head(L, l + i + k * ldl, head)
-                    c0 = negative_fma(a, W[k * PANEL + j], c0)
-                store_head(U, at, c0, head)
-                j += 1
+def _subtract_tall(U, u, ldu, L, l, ldl, p, W, w, bottom):
+    """Four columns of U and 8 + `bottom` rows, held in registers; see `subtract_product`."""
+    u1 = u + ldu
+    u2 = u1 + ldu
+    u3 = u2 + ldu
+    a0 = load(U, u)
+    a1 = load(U, u1)
+    a2 = load(U, u2)
+    a3 = load(U, u3)
+    b0 = load_head(U, u + WIDTH, bottom)
+    b1 = load_head(U, u1 + WIDTH, bottom)
+    b2 = load_head(U, u2 + WIDTH, bottom)
+    b3 = load_head(U, u3 + WIDTH, bottom)
+    for k in range(p):
+        top = load(L, l + k * ldl)
+        low = load_head(L, l + k * ldl + WIDTH, bottom)
+        at = w + k * PANEL
+        a0 = negative_fma(top, W[at], a0)
+        b0 = negative_fma(low, W[at], b0)
+        a1 = negative_fma(top, W[at + 1], a1)
+        b1 = negative_fma(low, W[at + 1], b1)
+        a2 = negative_fma(top, W[at + 2], a2)
+        b2 = negative_fma(low, W[at + 2], b2)
+        a3 = negative_fma(top, W[at + 3], a3)
+        b3 = negative_fma(low, W[at + 3], b3)
+    store(U, u, a0)
+    store(U, u1, a1)
+    store(U, u2, a2)
+    store(U, u3, a3)
+    store_head(U, u + WIDTH, b0, bottom)
+    store_head(U, u1 + WIDTH, b1, bottom)
+    store_head(U, u2 + WIDTH, b2, bottom)
+    store_head(U, u3 + WIDTH, b3, bottom)
 
 
 @kernel
-def factor_panel(P, m, width, D, expected):
-    """Dense LDL' of a panel: the block on the diagonal and the rows below.
+def _subtract_flat(U, u, ldu, L, l, ldl, p, W, w, head):
+    """Four columns of U and `head` <= 8 rows; see `subtract_product`."""
+    u1 = u + ldu
+    u2 = u1 + ldu
+    u3 = u2 + ldu
+    a0 = load_head(U, u, head)
+    a1 = load_head(U, u1, head)
+    a2 = load_head(U, u2, head)
+    a3 = load_head(U, u3, head)
+    for k in range(p):
+        top = load_head(L, l + k * ldl, head)
+        at = w + k * PANEL
+        a0 = negative_fma(top, W[at], a0)
+        a1 = negative_fma(top, W[at + 1], a1)
+        a2 = negative_fma(top, W[at + 2], a2)
+        a3 = negative_fma(top, W[at + 3], a3)
+    store_head(U, u, a0, head)
+    store_head(U, u1, a1, head)
+    store_head(U, u2, a2, head)
+    store_head(U, u3, a3, head)
 
-    P (m * width), column-major: columns of K less the updates; overwritten by those of L (the
-    unit diagonal is not stored). D (width): overwritten by the pivots. expected (width): their
-    signs, not modified. Returns how many pivots were replaced.
+
+@kernel
+def subtract_product(U, u, ldu, L, l, ldl, m, q, p, W):
+    """U -= L W for column-major U (m x q, from U[u]), L (m x p, from L[l]) and W (p x q).
+
+    W is stored as W[k * PANEL + j]. Tiles of four columns and up to sixteen rows stay in registers.
+    L, W: not modified. U: overwritten.
     """
+    for i in range(0, m, 2 * WIDTH):
+        rows = m - i
+        j = 0
+        while j + 4 <= q:
+            at = u + i + j * ldu
+            if rows > WIDTH:
+                bottom = min(rows - WIDTH, WIDTH)
+                _subtract_tall(U, at, ldu, L, l + i, ldl, p, W, j, bottom)
+            else:
+                _subtract_flat(U, at, ldu, L, l + i, ldl, p, W, j, rows)
+            j += 4
+        while j < q:
+            for r in range(i, min(i + 2 * WIDTH, m), WIDTH):
+                head = min(m - r, WIDTH)
+                at = u + r + j * ldu
+                c = load_head(U, at, head)
+                for k in range(p):
+                    c = negative_fma(load_head(L, l + r + k * ldl, head), W[k * PANEL + j], c)
+                store_head(U, at, c, head)
+            j += 1
+
+
+@kernel
+def _scale_by_pivots(L, at, ldl, D, p, q, W):
+    """W[k * PANEL + j] = L_jk D_k for the block of L (q x p, column-major, from L[at]).
+
+    L, D (p): not modified. W: its first p * PANEL entries are overwritten.
+    """
+    for k in range(p):
+        j = 0
+        while j < q:
+            head = min(q - j, WIDTH)
+            store_head(W, k * PANEL + j, scaled(load_head(L, at + j + k * ldl, head), D[k]), head)
+            j += WIDTH
+
+
+@kernel
+def _pivot(L, at, expected):
+    """The pivot L[at], or its replacement; and whether it was replaced."""
+    d = L[at]
+    if d * expected > PIVOT_TINY:
+        return d, 0
+    return expected * PIVOT_REPLACEMENT, 1
+
+
+@kernel
+def _factor_columns(L, at, ldl, m, width, D, expected):
+    """LDL' of `width` columns of m rows, from L[at], one column at a time; see `factor_panel`."""
     replaced = 0
     for k in range(width):
-        column = P[k * m : (k + 1) * m]
-        d = column[k]
-        if not d * expected[k] > PIVOT_TINY:
-            d = expected[k] * PIVOT_REPLACEMENT
-            replaced += 1
+        column = at + k * ldl
+        d, tiny = _pivot(L, column + k, expected[k])
+        replaced += tiny
         D[k] = d
-        inverse = 1.0 / d
         for j in range(k + 1, width):
-            scale = column[j] * inverse
+            scale = L[column + j] / d
             if scale != 0.0:
-                source = column[j:]
-                target = P[j * m + j : (j + 1) * m]
-                for i in range(len(source)):
-                    target[i] -= scale * source[i]
+                target = at + j * ldl
+                for i in range(j, m):
+                    L[target + i] -= scale * L[column + i]
         for i in range(k + 1, m):
-            column[i] *= inverse
+            L[column + i] /= d
     return replaced
 
 
 @kernel
-def factorise(factor, expected, L, D, local, product):
+def _factor_four(L, at, ldl, m, D, expected):
+    """LDL' of four columns of m rows, from L[at]: the 4 x 4 block, then eight rows at a time."""
+    a0 = at
+    a1 = at + ldl
+    a2 = a1 + ldl
+    a3 = a2 + ldl
+    d0, tiny0 = _pivot(L, a0, expected[0])
+    u10 = L[a0 + 1]
+    u20 = L[a0 + 2]
+    u30 = L[a0 + 3]
+    inverse0 = 1.0 / d0
+    l10 = u10 * inverse0
+    l20 = u20 * inverse0
+    l30 = u30 * inverse0
+    L[a1 + 1] -= l10 * u10
+    d1, tiny1 = _pivot(L, a1 + 1, expected[1])
+    u21 = L[a1 + 2] - l10 * u20
+    u31 = L[a1 + 3] - l10 * u30
+    inverse1 = 1.0 / d1
+    l21 = u21 * inverse1
+    l31 = u31 * inverse1
+    L[a2 + 2] -= l20 * u20 + l21 * u21
+    d2, tiny2 = _pivot(L, a2 + 2, expected[2])
+    u32 = L[a2 + 3] - l20 * u30 - l21 * u31
+    inverse2 = 1.0 / d2
+    l32 = u32 * inverse2
+    L[a3 + 3] -= l30 * u30 + l31 * u31 + l32 * u32
+    d3, tiny3 = _pivot(L, a3 + 3, expected[3])
+    inverse3 = 1.0 / d3
+    D[0] = d0
+    D[1] = d1
+    D[2] = d2
+    D[3] = d3
+    L[a0 + 1] = l10
+    L[a0 + 2] = l20
+    L[a0 + 3] = l30
+    L[a1 + 2] = l21
+    L[a1 + 3] = l31
+    L[a2 + 3] = l32
+    for i in range(4, m, WIDTH):
+        head = min(m - i, WIDTH)
+        c0 = load_head(L, a0 + i, head)
+        c1 = negative_fma(c0, l10, load_head(L, a1 + i, head))
+        c2 = negative_fma(c1, l21, negative_fma(c0, l20, load_head(L, a2 + i, head)))
+        c3 = negative_fma(c1, l31, negative_fma(c0, l30, load_head(L, a3 + i, head)))
+        c3 = negative_fma(c2, l32, c3)
+        store_head(L, a0 + i, scaled(c0, inverse0), head)
+        store_head(L, a1 + i, scaled(c1, inverse1), head)
+        store_head(L, a2 + i, scaled(c2, inverse2), head)
+        store_head(L, a3 + i, scaled(c3, inverse3), head)
+    return tiny0 + tiny1 + tiny2 + tiny3
+
+
+@kernel
+def factor_panel(L, at, m, width, D, expected, W):
+    """Dense LDL' of a panel: the block on the diagonal and the rows below.
+
+    L: the panel's m x width values from L[at], by columns, are those of K less the updates;
+    overwritten by those of L (the unit diagonal is not stored). D (width): overwritten by the
+    pivots. expected (width): their signs, not modified. W: workspace of PANEL * PANEL.
+    Returns how many pivots were replaced.
+    """
+    replaced = 0
+    for k in range(0, width, 4):
+        columns = min(width - k, 4)
+        here = at + k + k * m
+        if k > 0:
+            _scale_by_pivots(L, at + k, m, D, k, columns, W)
+            subtract_product(L, here, m, L, at + k, m, m - k, columns, k, W)
+        if columns == 4:
+            replaced += _factor_four(L, here, m, m - k, D[k:], expected[k:])
+        else:
+            replaced += _factor_columns(L, here, m, m - k, columns, D[k:], expected[k:])
+    return replaced
+
+
+@kernel
+def factorise(factor, expected, L, D, local, work):
     """Overwrite the values of K by those of its LDL' factor.
 
     factor: symbolic factorisation. expected (N): sign of each pivot, in pivot order.
-    L (nnz): K's values where `locate` puts them, zeros elsewhere; overwritten. D (N): overwritten.
-    local (N), int64, and product ((N + PANEL) * PANEL): workspaces. Returns the number of replaced pivots.
+    L (nnz + WIDTH): K's values where `locate` puts them, zeros elsewhere; overwritten. D (N): overwritten.
+    local (N), int64, and work ((N + PANEL) * PANEL): workspaces. Returns the number of replaced pivots.
     """
     first = factor.first
     row_ptr = factor.row_ptr
@@ -123,7 +250,8 @@ def factorise(factor, expected, L, D, local, product):
     update_panel = factor.update_panel
     update_first = factor.update_first
     update_last = factor.update_last
-    scaled = product[len(D) * PANEL :]
+    # Blocks scaled by pivots come first in `work`, then products that are not subtracted at once.
+    product = PANEL * PANEL
     replaced = 0
     for J in range(len(first) - 1):
         j0 = first[J]
@@ -143,67 +271,20 @@ def factorise(factor, expected, L, D, local, product):
             p = first[K + 1] - k0
             m = ldl - p1
             at = val_ptr[K] + p1
-            for k in range(p):
-                for j in range(q):
-                    scaled[k * PANEL + j] = L[at + j + k * ldl] * D[k0 + k]
+            _scale_by_pivots(L, at, ldl, D[k0:], p, q, work)
             rows = all_rows[s0 + p1 : s0 + ldl]
             top = local[rows[0]]
             if local[rows[m - 1]] - top == m - 1:
                 column = rows[0] - j0
-                subtract_product(L, base + column * size + top, size, L, at, ldl, m, q, p, scaled)
+                subtract_product(L, base + column * size + top, size, L, at, ldl, m, q, p, work)
             else:
-                product[: m * q] = 0.0
-                subtract_product(product, 0, m, L, at, ldl, m, q, p, scaled)
+                work[product : product + m * q] = 0.0
+                subtract_product(work, product, m, L, at, ldl, m, q, p, work)
                 for j in range(q):
-                    target = L[base + (rows[j] - j0) * size : base + (rows[j] - j0 + 1) * size]
-                    source = product[j * m : (j + 1) * m]
+                    column = base + (rows[j] - j0) * size
+                    target = L[column : column + size]
+                    source = work[product + j * m : product + (j + 1) * m]
                     for i in range(j, m):
                         target[local[rows[i]]] += source[i]
-        panel = L[base : base + size * width]
-        replaced += factor_panel(panel, size, width, D[j0 : j0 + width], expected[j0 : j0 + width])
+        replaced += factor_panel(L, base, size, width, D[j0:], expected[j0:], work)
     return replaced
-
-
-@kernel
-def solve_permuted(factor, L, D, x, below):
-    """Solve L D L' x = x in pivot order.
-
-    L (nnz), D (N): from `factorise`, not modified. x (N): overwritten. below (N): workspace.
-    """
-    first = factor.first
-    row_ptr = factor.row_ptr
-    all_rows = factor.rows
-    val_ptr = factor.val_ptr
-    panels = len(first) - 1
-    for J in range(panels):
-        j0 = first[J]
-        width = first[J + 1] - j0
-        rows = all_rows[row_ptr[J] + width : row_ptr[J + 1]]
-        size = len(rows) + width
-        values = L[val_ptr[J] : val_ptr[J + 1]]
-        for k in range(width):
-            axpy(
-                x[j0 + k + 1 : j0 + width], -x[j0 + k], values[k * size + k + 1 : k * size + width]
-            )
-        if len(rows) > 0:
-            update = below[: len(rows)]
-            update[:] = 0.0
-            for k in range(width):
-                axpy(update, x[j0 + k], values[k * size + width : (k + 1) * size])
-            for i in range(len(rows)):
-                x[rows[i]] -= update[i]
-    for j in range(len(x)):
-        x[j] /= D[j]
-    for J in range(panels - 1, -1, -1):
-        j0 = first[J]
-        width = first[J + 1] - j0
-        rows = all_rows[row_ptr[J] + width : row_ptr[J + 1]]
-        size = len(rows) + width
-        values = L[val_ptr[J] : val_ptr[J + 1]]
-        gathered = below[: len(rows)]
-        for i in range(len(rows)):
-            gathered[i] = x[rows[i]]
-        for k in range(width - 1, -1, -1):
-            s = dot(gathered, values[k * size + width : (k + 1) * size])
-            s += dot(x[j0 + k + 1 : j0 + width], values[k * size + k + 1 : k * size + width])
-            x[j0 + k] -= s

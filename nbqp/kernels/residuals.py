@@ -17,10 +17,11 @@ from nbqp.kernels.csc import (
     add_product_compensated,
     add_transposed_product,
     add_transposed_product_compensated,
-    two_product,
 )
+from nbqp.kernels.dense import larger
 from nbqp.kernels.jit import entry, exact, kernel
 from nbqp.kernels.structure import sample_data
+from nbqp.kernels.vector import product_error
 
 
 @kernel
@@ -96,15 +97,15 @@ def measure(pattern, problem, it, shift, res):
     gap = 0.0
     dual = 0.0
     for j in range(pattern.n):
-        dual = max(dual, abs(dual_terms[j]) * unit_d[j])
+        dual = larger(dual, abs(dual_terms[j]) * unit_d[j])
         gap += x[j] * dual_terms[j]
     for i in range(pattern.n_eq):
         r = e[i] - s_e[i]
-        primal = max(primal, abs(r) * unit_e[i])
+        primal = larger(primal, abs(r) * unit_e[i])
         gap -= y[i] * r
     for i in range(len(z)):
         value = v[i] - s[i]
-        primal = max(primal, max(value - hi[i], lo[i] - value) * unit[i])
+        primal = larger(primal, max(value - hi[i], lo[i] - value) * unit[i])
         if z[i] != 0.0:
             gap -= z[i] * (value - side_of(z[i], lo[i], hi[i]))
     res[0] = primal
@@ -200,7 +201,7 @@ def exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res):
     for j in range(n):
         total[j] = g[j]
         add_compensated(z_box[j], total, error, j)
-    add_transposed_product_compensated(pattern.Hp, pattern.Hi, qp.H, x, total, error)
+    add_product_compensated(pattern.Hp, pattern.Hi, qp.H, x, total, error)
     add_transposed_product_compensated(Ap, Ai, qp.A, y, total, error)
     add_transposed_product_compensated(Cp, Ci, qp.C, z, total, error)
     e = np.zeros(n_eq)
@@ -221,21 +222,21 @@ def exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res):
     dual = 0.0
     for j in range(n):
         r = total[j] + error[j]
-        dual = max(dual, abs(r))
+        dual = larger(dual, abs(r))
         _add_product(x[j], r, gap, gap_error)
         value = x[j] - s_box[j]
-        primal = max(primal, max(value - ub[j], lb[j] - value))
+        primal = larger(primal, max(value - ub[j], lb[j] - value))
         if z_box[j] != 0.0:
             side = ub[j] if z_box[j] > 0.0 else lb[j]
             _add_product(-z_box[j], value - side, gap, gap_error)
     for i in range(n_eq):
         r = e[i] + e_error[i]
-        primal = max(primal, abs(r))
+        primal = larger(primal, abs(r))
         _add_product(-y[i], r, gap, gap_error)
     for i in range(n_in):
         above = (v[i] - u[i]) + v_error[i]
         below = (l[i] - v[i]) - v_error[i]
-        primal = max(primal, max(above, below))
+        primal = larger(primal, max(above, below))
         if z[i] > 0.0:
             _add_product(-z[i], above, gap, gap_error)
         elif z[i] < 0.0:
@@ -247,9 +248,9 @@ def exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res):
 
 @exact
 def _add_product(a, b, total, error):
-    value, low = two_product(a, b)
+    value = a * b
     add_compensated(value, total, error, 0)
-    error[0] += low
+    error[0] += product_error(a, b, value)
 
 
 @entry

@@ -386,7 +386,7 @@ def run_smoothed(ws, options, loose, elastic):
         measure(pattern, problem, it, ws.shift, res)
         set_tolerances(pattern, problem, it, options, tol)
         # The gap always counts here, since it tells how near complementarity is.
-        keep_best(it, ws.best, work, 3)
+        keep_best(it, ws.best, work, len(res))
         if res[0] <= loose * tol[0] and res[1] <= loose * tol[1] and res[2] <= loose * tol[2]:
             return CONVERGED
         if abort[0] != 0:
@@ -402,7 +402,7 @@ def run_smoothed(ws, options, loose, elastic):
             if res[i] < 0.9 * lowest[i]:
                 lowest[i] = res[i]
                 idle = 0
-        if idle > PATIENCE or not worst_ratio(res, tol, 3) < np.inf:
+        if idle > PATIENCE or not worst_ratio(res, tol, len(res)) < np.inf:
             return STALLED
 
         set_row_weights(problem, barrier, work.mu, system.w)

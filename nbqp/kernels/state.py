@@ -22,6 +22,7 @@ from nbqp.kernels.structure import (
     PatternReference,
 )
 from nbqp.kernels.symbolic import PANEL
+from nbqp.kernels.vector import WIDTH
 
 
 @struct
@@ -70,7 +71,7 @@ class System:
     [ M              -w   ] [dz]   [r3]
     """
 
-    L: Floats  # values of the factor
+    L: Floats  # values of the factor, and WIDTH more that vectors may read
     pivots: Floats  # (N,), N = n + n_eq + n_in
     expected: Floats  # (N,) signs of the pivots
     r1: Floats  # (n,)
@@ -86,7 +87,7 @@ class System:
     e2: Floats
     e3: Floats
     permuted: Floats  # (N,) right-hand side and solution in pivot order
-    below: Floats  # (N,) workspaces of `ldl`, as product and local
+    gathered: Floats  # (N + WIDTH,) workspace of `triangular`; product and local: of `ldl`
     product: Floats
     local: Ints
     counts: Ints  # factorisations, replaced pivots
@@ -268,7 +269,7 @@ def new_system(pattern, factor):
     for k in range(N):
         expected[k] = 1.0 if perm[k] < n else -1.0
     return System(
-        np.zeros(val_ptr[len(val_ptr) - 1]),
+        np.zeros(val_ptr[len(val_ptr) - 1] + WIDTH),
         np.zeros(N),
         expected,
         np.zeros(n),
@@ -284,7 +285,7 @@ def new_system(pattern, factor):
         np.zeros(n_eq),
         np.zeros(m),
         np.zeros(N),
-        np.zeros(N),
+        np.zeros(N + WIDTH),
         np.zeros((N + PANEL) * PANEL),
         np.zeros(N, dtype=np.int64),
         np.zeros(2, dtype=np.int64),

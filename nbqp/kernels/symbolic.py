@@ -20,8 +20,6 @@ PANEL = 16
 # entries, or their number below a few vector registers.
 RELAX_SHARE = 0.08
 RELAX_ZEROS = 16
-# Neighbouring supernodes with the same rows below are joined up to this width.
-SIBLINGS = 8
 
 
 @kernel
@@ -235,7 +233,8 @@ def join_siblings(ns, first, row_ptr, rows):
     """Join neighbouring narrow supernodes whose rows below are the same; returns their number.
 
     Variables that meet the same constraints, and are not coupled by H, are such siblings: joined,
-    they update the constraints by products instead of one at a time. first, row_ptr (ns+1), rows:
+    they update the constraints by products instead of one at a time. Joined ones have at most as many
+    columns as rows below, for the sake of the zeros between them. first, row_ptr (ns+1), rows:
     overwritten.
     """
     joined = 0
@@ -249,7 +248,7 @@ def join_siblings(ns, first, row_ptr, rows):
         while t < ns:
             width_t = first[t + 1] - first[t]
             same = (
-                first[t + 1] - first[s] <= SIBLINGS
+                first[t + 1] - first[s] <= min(PANEL, below)
                 and row_ptr[t + 1] - row_ptr[t] - width_t == below
             )
             k = 0

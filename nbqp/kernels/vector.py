@@ -1,17 +1,22 @@
-"""Eight doubles as one value: the arithmetic of the inner loops of the factorisation.
+"""Instructions that Numba does not offer: eight doubles as one value, and the error of a product.
 
 Numba's SLP vectoriser is off and LLVM's loop vectoriser gives up on a register tile with several
 columns (it cannot prove that they do not overlap). These intrinsics write the vector code
 directly: `<8 x double>` is one AVX-512 register, two AVX2 registers, or four NEON registers.
 Under NUMBA_DISABLE_JIT, where intrinsics cannot run, the plain-Python twins below take over.
 
-==================  =============================================================
-load(a, i)          a[i : i+8]
-load_head(a, i, m)  a[i : i+m] followed by 8-m zeros; a[i+m:] is not touched
-store(a, i, v)      a[i : i+8] = v
-store_head(a,i,v,m) a[i : i+m] = v[:m]; a[i+m:] is not touched
-negative_fma(a,s,c) c - a * s for a vector a, a scalar s and a vector c
-==================  =============================================================
+==================== =============================================================
+load(a, i)           a[i : i+8]
+load_head(a, i, m)   a[i : i+m] followed by 8-m zeros; a[i+m:] is not touched
+store(a, i, v)       a[i : i+8] = v
+store_head(a,i,v,m)  a[i : i+m] = v[:m]; a[i+m:] is not touched
+splat(s)             the scalar s in all eight places
+fma(a, b, c)         a * b + c for vectors
+total(a)             the sum of a vector, halves first
+scaled(a, s)         a * s for a vector a and a scalar s
+negative_fma(a,s,c)  c - a * s for a vector a, a scalar s and a vector c
+product_error(a,b,p) a b - p exactly for scalars with p = fl(a b)
+==================== =============================================================
 """
 
 from __future__ import annotations
@@ -40,8 +45,32 @@ if numba.config.DISABLE_JIT:
     def store_head(a, i, v, m):
         a[i : i + m] = v[:m]
 
+    def splat(s):
+        return np.full(WIDTH, s)
+
+    def fma(a, b, c):
+        return a * b + c
+
+    def total(a):
+        a = a[:4] + a[4:]
+        a = a[:2] + a[2:]
+        return a[0] + a[1]
+
+    def scaled(a, s):
+        return a * s
+
     def negative_fma(a, s, c):
         return c - a * s
+
+    def product_error(a, b, p):
+        """Dekker's, by halves of the digits; no overflow below 1e292."""
+        t = 134217729.0 * a
+        a_high = t - (t - a)
+        a_low = a - a_high
+        t = 134217729.0 * b
+        b_high = t - (t - b)
+        b_low = b - b_high
+        return ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
 
 else:
 
@@ -78,6 +107,11 @@ else:
     def _masked(builder, name, return_type, argument_types):
         return builder.module.declare_intrinsic(
             name, fnty=ir.FunctionType(return_type, argument_types)
+        )
+
+    def _fmuladd(builder):
+        return builder.module.declare_intrinsic(
+            f"llvm.fmuladd.v{WIDTH}f64", fnty=ir.FunctionType(_IR_VECTOR, [_IR_VECTOR] * 3)
         )
 
     @intrinsic
@@ -128,12 +162,54 @@ else:
         return types.void(a, types.int64, VECTOR, types.int64), codegen
 
     @intrinsic
+    def splat(typingctx, s):
+        def codegen(context, builder, signature, args):
+            return _splat(builder, args[0], _IR_VECTOR)
+
+        return VECTOR(types.float64), codegen
+
+    @intrinsic
+    def fma(typingctx, a, b, c):
+        def codegen(context, builder, signature, args):
+            return builder.call(_fmuladd(builder), args)
+
+        return VECTOR(VECTOR, VECTOR, VECTOR), codegen
+
+    @intrinsic
+    def total(typingctx, a):
+        def codegen(context, builder, signature, args):
+            vector = args[0]
+            for half in (4, 2, 1):
+                lanes = ir.VectorType(ir.IntType(32), half)
+                low = builder.shuffle_vector(vector, vector, ir.Constant(lanes, list(range(half))))
+                high = ir.Constant(lanes, list(range(half, 2 * half)))
+                vector = builder.fadd(low, builder.shuffle_vector(vector, vector, high))
+            return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+        return types.float64(VECTOR), codegen
+
+    @intrinsic
+    def scaled(typingctx, a, s):
+        def codegen(context, builder, signature, args):
+            return builder.fmul(args[0], _splat(builder, args[1], _IR_VECTOR))
+
+        return VECTOR(VECTOR, types.float64), codegen
+
+    @intrinsic
     def negative_fma(typingctx, a, s, c):
         def codegen(context, builder, signature, args):
-            function = builder.module.declare_intrinsic(
-                f"llvm.fmuladd.v{WIDTH}f64", fnty=ir.FunctionType(_IR_VECTOR, [_IR_VECTOR] * 3)
-            )
             scale = _splat(builder, builder.fneg(args[1]), _IR_VECTOR)
-            return builder.call(function, [args[0], scale, args[2]])
+            return builder.call(_fmuladd(builder), [args[0], scale, args[2]])
 
         return VECTOR(VECTOR, types.float64, VECTOR), codegen
+
+    @intrinsic
+    def product_error(typingctx, a, b, p):
+        def codegen(context, builder, signature, args):
+            function = builder.module.declare_intrinsic(
+                "llvm.fma.f64", fnty=ir.FunctionType(_DOUBLE, [_DOUBLE] * 3)
+            )
+            a, b, p = args
+            return builder.call(function, [a, b, builder.fneg(p)])
+
+        return types.float64(types.float64, types.float64, types.float64), codegen

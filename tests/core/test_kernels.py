@@ -11,10 +11,12 @@ from scipy.sparse.linalg import splu
 
 from nbqp.kernels.jit import entry
 from nbqp.kernels.kkt import kkt_pattern, locate_entries
-from nbqp.kernels.ldl import factorise, solve_permuted
+from nbqp.kernels.ldl import factorise
 from nbqp.kernels.ordering import approximate_minimum_degree
 from nbqp.kernels.structure import FactorReference
 from nbqp.kernels.symbolic import PANEL, analyse, column_counts, elimination_tree, locate
+from nbqp.kernels.triangular import solve_permuted
+from nbqp.kernels.vector import WIDTH
 from nbqp.problem import QP
 from tests.core.factorisations import symbolic_ldl
 
@@ -35,7 +37,7 @@ def factor_and_solve(values, Kp, Ki, Kx, expected, rhs):
     """The solution, the factor's values and pivots in pivot order, and how many were replaced."""
     factor = FactorReference(*values)
     N = len(rhs)
-    L = np.zeros(factor.val_ptr[len(factor.val_ptr) - 1])
+    L = np.zeros(factor.val_ptr[len(factor.val_ptr) - 1] + WIDTH)
     for j in range(N):
         for p in range(Kp[j], Kp[j + 1]):
             L[locate(factor, Ki[p], j)] = Kx[p]
@@ -48,7 +50,7 @@ def factor_and_solve(values, Kp, Ki, Kx, expected, rhs):
     replaced = factorise(
         factor, signs, L, D, np.zeros(N, dtype=np.int64), np.zeros((N + PANEL) * PANEL)
     )
-    solve_permuted(factor, L, D, x, np.zeros(N))
+    solve_permuted(factor, L, D, x, np.zeros(N + WIDTH))
     out = np.empty(N)
     for k in range(N):
         out[factor.perm[k]] = x[k]

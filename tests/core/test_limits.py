@@ -77,7 +77,8 @@ def test_an_indefinite_sample_has_its_status_and_harms_no_other() -> None:
     H = np.stack([np.eye(2), INDEFINITE, 2.0 * np.eye(2)])
     sol = nbqp.solve_batch(H, np.ones(2), lb=-1.0, ub=1.0)
     assert [s.name for s in sol.status] == ["SOLVED", "NONCONVEX", "SOLVED"]
-    assert np.isnan(sol.x[1]).all()
+    for values in (sol.x, sol.primal_residual(), sol.dual_residual(), sol.duality_gap()):
+        assert np.isnan(values[1]).all()
     np.testing.assert_allclose(sol.x[[0, 2]], [[-1.0, -1.0], [-0.5, -0.5]], atol=1e-8)
     shared = nbqp.solve_batch(INDEFINITE, np.ones((2, 2)), lb=-1.0, ub=1.0)
     assert [s.name for s in shared.status] == ["NONCONVEX", "NONCONVEX"]
@@ -103,8 +104,10 @@ def test_flat_but_bounded_problems_are_never_called_unbounded(curvature: float) 
     rng = np.random.default_rng(0)
     for _ in range(50):
         L, g = rng.uniform(-0.8, 0.8, (2, 6)), rng.standard_normal(6)
-        sol = nbqp.solve_qp(L.T @ L + curvature * np.eye(6), g)
+        H = L.T @ L + curvature * np.eye(6)
+        sol = nbqp.solve_qp(H, g)
         assert sol.status in (nbqp.Status.SOLVED, nbqp.Status.NUMERICAL_ERROR)
+        np.testing.assert_allclose(sol.x, np.linalg.solve(H, -g), rtol=1e-6)
     for size in (1e6, 1e10, 1e14):
         big = nbqp.solve_qp(np.eye(2), size * np.array([1.0, -2.0]))
         assert big.status in (nbqp.Status.SOLVED, nbqp.Status.NUMERICAL_ERROR)
@@ -114,7 +117,8 @@ def test_flat_but_bounded_problems_are_never_called_unbounded(curvature: float) 
 def test_a_far_bound_ends_a_solve(far: float) -> None:
     """The same matrix was solved with for ever where rounding kept the line search short."""
     sol = nbqp.solve_qp(None, np.array([-1.0, 0.0]), lb=0.0, ub=far)
-    if sol.status is nbqp.Status.SOLVED:
+    if far <= 1e12 or sol.status is nbqp.Status.SOLVED:
+        assert sol.status is nbqp.Status.SOLVED
         assert sol.x[0] == pytest.approx(far, rel=1e-9)
     else:
         assert sol.status in (nbqp.Status.NUMERICAL_ERROR, nbqp.Status.MAX_ITER_REACHED)
@@ -154,3 +158,15 @@ def test_an_unreachable_tolerance_returns_the_best_iterate() -> None:
         residuals = sol.primal_residual(), sol.dual_residual(), abs(sol.duality_gap())
         assert max(residuals) <= 1e-8, (seed, sol.status, residuals)
     assert unsolved > 0
+
+
+@pytest.mark.parametrize("method", ["auto", "semismooth", "smoothed"])
+def test_an_overflow_is_never_a_solution(method: str) -> None:
+    """Maxima of residuals keep NaN, with the gap counted or not."""
+    settings = nbqp.Settings(check_duality_gap=False, method=method)
+    sol = nbqp.solve_qp(
+        None, np.array([1.0, -1.0]), np.ones((1, 2)), [1e308], lb=-5.0, ub=5.0, settings=settings
+    )
+    assert sol.status is nbqp.Status.NUMERICAL_ERROR
+    assert np.isfinite(sol.x).all()
+    assert sol.primal_residual() > 1e307

@@ -250,6 +250,7 @@ def test_tensorflow_still_finds_the_ops_by_their_fixed_names() -> None:
         ({"H": np.eye(N + 1)}, f"H: expected {N} columns"),
         ({"b": np.zeros(3)}, r"b: expected shape \(2,\)"),
         ({"lb": 2.0}, "lb: expected lb <= ub"),
+        ({"settings": {"eps_abs": 1e-3}}, "settings: expected Settings, got dict"),
         ({"on_failure": "zero"}, 'on_failure: expected "raise", "nan" or "keep", got \'zero\''),
     ],
 )
