@@ -27,7 +27,6 @@ from nbqp.kernels.kkt import (
     factor_system,
     refine_unregularised,
     solve_regularised,
-    solve_system,
 )
 from nbqp.kernels.scaling import (
     copy_scaling,
@@ -287,7 +286,8 @@ def _project_multipliers(
             r3[i] = rows.v[i] - Mx[i] if may_shift(side[i]) else 0.0
         for j in range(n):
             r3[n_in + j] = rows.v[n_in + j] - x[j] if may_shift(side_box[j]) else 0.0
-        solve_system(pattern, factor, no_H, A, C, system, REFINED)
+        # What it leaves of its own residual the next step takes up.
+        solve_regularised(pattern, factor, system)
         for j in range(n):
             x[j] += dx[j]
         settled = largest(dx) <= SETTLED * largest(x)
@@ -354,6 +354,8 @@ def solve_kkt_range(
     D = problem.D
     E = problem.E
     F = problem.F
+    scaled = False
+    c = 1.0
     for k in range(begin, end):
         if code[k] == SKIPPED:
             continue
@@ -363,10 +365,13 @@ def solve_kkt_range(
         H = sample(data.H, k)
         A = sample(data.A, k)
         C = sample(data.C, k)
-        copy_scaling(pattern, scaling, H, A, C, problem)
-        c = scale_cost(pattern, H, zero, D)
-        scale_matrices(pattern, H, A, C, c, problem)
-        set_units(pattern, problem)
+        if len(scaling.D) == 0 or not scaled:
+            # A shared scaling belongs to matrices that are shared: the first sample's serve all.
+            copy_scaling(pattern, scaling, H, A, C, problem)
+            c = scale_cost(pattern, H, zero, D)
+            scale_matrices(pattern, H, A, C, c, problem)
+            set_units(pattern, problem)
+            scaled = True
         for i in range(n_in):
             r_V[i] = r_s.s_i[k, i] if may_shift(side[k, i]) else 0.0
         for j in range(n):
