@@ -23,6 +23,8 @@ Form: TypeAlias = Literal["scalar", "shared", "batched"] | StoredPattern | None
 
 INFINITE_BOUND = 1e18
 """A bound of at least this magnitude is infinite."""
+ROUNDINGS = 16.0
+"""Units of rounding, of its own type, that the two halves of a symmetric H may differ by."""
 
 
 class SparseMatrix:
@@ -297,7 +299,7 @@ class QP:
         usable = np.where(np.isfinite(values), values, 0.0)
         size = np.abs(usable).max(axis=1, initial=0.0)
         worst = np.abs(usable - usable[:, order]).max(axis=1, initial=0.0)
-        skew = worst > 16.0 * eps * size
+        skew = worst > ROUNDINGS * eps * size
         if skew.any() and "H" not in self._batched:
             raise SymmetryError(
                 f"H: expected a symmetric matrix, got one with |H - H'| up to {worst[0]:.3g}."

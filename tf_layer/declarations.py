@@ -12,11 +12,10 @@ import numpy as np
 import scipy.sparse
 
 import nbqp
+from nbqp.problem import ROUNDINGS
 
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 PACKAGE = "nbqp"
-ROUNDINGS = 16.0
-"""Units of rounding that the two halves of a symmetric H may differ by, as in `nbqp`."""
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -36,7 +36,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
 
     Parameters
     ----------
-    H, A, b, C, l, u, lb, ub, g
+    H, g, A, b, C, l, u, lb, ub
         Declarations. A learned H has the factor L: H = L'L + eps I.
     feasible
         Make the QP feasible whatever its matrices (Bambade et al. 2024, section 4): with a
@@ -84,6 +84,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
     def __init__(
         self,
         H: Any = None,
+        g: Any = Input,
         A: Any = None,
         b: Any = None,
         C: Any = None,
@@ -91,7 +92,6 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         u: Any = None,
         lb: Any = None,
         ub: Any = None,
-        g: Any = Input,
         *,
         feasible: bool = False,
         settings: nbqp.Settings | None = None,

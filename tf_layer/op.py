@@ -18,6 +18,7 @@ import tensorflow as tf
 
 import nbqp
 from nbqp.kkt_system import SIDES, Point, Shifts, side_shares
+from nbqp.problem import ROUNDINGS
 from nbqp.settings import to_settings
 from tf_layer.bridge import (
     DIFFERENTIABLE_CODES,
@@ -28,7 +29,7 @@ from tf_layer.bridge import (
     call,
     check_on_failure,
 )
-from tf_layer.declarations import ROUNDINGS, in_double_precision
+from tf_layer.declarations import in_double_precision
 
 MATRICES = ("H", "A", "C")
 DOUBLE = tf.float64

@@ -151,7 +151,8 @@ def _active(side):
 def _factor_kkt(pattern, factor, entries, problem, side, side_box, system):
     """Factorise the KKT matrix of the active set with REGULARISATION, signed, on its diagonal.
 
-    Returns whether all pivots had their signs.
+    rho, mu_e, w and the factor of the system are overwritten. Returns whether all pivots had their
+    signs.
     """
     n_in = pattern.n_in
     w = system.w
@@ -161,9 +162,8 @@ def _factor_kkt(pattern, factor, entries, problem, side, side_box, system):
         w[i] = REGULARISATION if _active(side[i]) else np.inf
     for j in range(pattern.n):
         w[n_in + j] = 1.0 / DECOUPLED if _active(side_box[j]) else np.inf
-    replaced = system.counts[1]
-    factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
-    return system.counts[1] == replaced
+    H = problem.H
+    return factor_system(pattern, factor, entries, H, problem.A, problem.C, system) == 0
 
 
 @kernel
@@ -171,7 +171,8 @@ def _null_space_kind(pattern, factor, problem, side, side_box, system):
     """Which null vectors K has beside its regularisation R.
 
     Two steps w <- (K + R)^-1 R w from a fixed vector: w keeps its size where K w = 0, and shrinks
-    by R over the smallest singular value elsewhere. The right-hand side is overwritten.
+    by R over the smallest singular value elsewhere. The system's right-hand side, solution and e1 are
+    overwritten.
     """
     n = pattern.n
     n_eq = pattern.n_eq

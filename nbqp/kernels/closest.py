@@ -33,6 +33,7 @@ from nbqp.kernels.semismooth import (
     SUFFICIENT_DECREASE,
     detect_dual_infeasible,
     minimise,
+    outdate_factor,
     run_semismooth,
     set_active,
 )
@@ -270,7 +271,7 @@ def _set_least_norm_multipliers(ws, options):
     for _ in range(NORM_STEPS):
         update_products(ws.pattern, norm, saved)
         copy(saved.x, centre.x)
-        system.w[:] = -1.0
+        outdate_factor(system)
         set_active(norm, saved.v, centre.z, work.mu, work.active)
         minimise(ws, norm, saved, centre, 0.0)
         copy(saved.y, it.y)
@@ -390,7 +391,7 @@ def run_closest(ws, options, elastic):
         if stale:
             _set_penalties(problem, mu, system, work)
             rho[0] = proximal
-            system.w[:] = -1.0
+            outdate_factor(system)
         set_active(problem, it.v, centre.z, work.mu, work.active)
         capped = restarts > 0 and mu < elastic_mu
         if capped:

@@ -38,6 +38,4 @@ def mark_nonconvex(pattern_values, factor_values, entries_values, H, begin, end,
             continue
         for p in range(len(scaled)):
             scaled[p] = H[k, p] / size
-        replaced = system.counts[1]
-        factor_system(pattern, factor, entries, scaled, A, C, system)
-        nonconvex[k] = system.counts[1] > replaced
+        nonconvex[k] = factor_system(pattern, factor, entries, scaled, A, C, system) > 0

@@ -99,9 +99,9 @@ def locate_entries(pattern, factor):
 def factor_system(pattern, factor, entries, H, A, C, system):
     """Assemble the KKT matrix for the system's rho, mu_e and w, and factorise it.
 
-    H, A, C: values on the pattern (not modified). system.L, pivots: overwritten.
+    H, A, C: values on the pattern (not modified). system.L and pivots, and the workspaces local and
+    product, are overwritten; system.factorizations is raised. Returns how many pivots were replaced.
     """
-    counts = system.counts
     entries_H = entries.H
     entries_A = entries.A
     entries_C = entries.C
@@ -127,8 +127,8 @@ def factor_system(pattern, factor, entries, H, A, C, system):
         L[diagonal[n + i]] = -mu_e[i]
     for i in range(n_in):
         L[diagonal[n + n_eq + i]] = -min(w[i], DECOUPLED)
-    counts[0] += 1
-    counts[1] += factorise(factor, system.expected, L, system.pivots, system.local, system.product)
+    system.factorizations[0] += 1
+    return factorise(factor, system.expected, L, system.pivots, system.local, system.product)
 
 
 @kernel

@@ -46,6 +46,10 @@ AIM = 0.8
 # Where it does not, they aim lower, by this factor and down to here.
 TIGHTEN = 0.1
 LAST_AIM = 0.01
+# What polishes a point: the same with lower aims, a cold start, and at last the best point so far.
+LOWER_AIM = 0
+COLD = 1
+LAST = 2
 # Penalties of a semismooth phase that starts cold or from the user's warm start ...
 COLD_MU = 1e-3
 COLD_RHO = 1e-6
@@ -242,7 +246,11 @@ def _check(ws, qp, options, k, out):
 
 @kernel
 def _finish(ws, qp, options, code, k, out):
-    """Write sample k, which ended with `code`, and check it on the user's data; returns its code."""
+    """Write sample k, which ended with `code`, and check it on the user's data; returns its code.
+
+    A solution that just misses its tolerances is polished: from itself with lower aims, then from
+    a cold start. It is one loop, since every call of the phase is compiled anew.
+    """
     pattern = ws.pattern
     s_e = out.s_e[k]
     s_i = out.s_i[k]
@@ -253,31 +261,33 @@ def _finish(ws, qp, options, code, k, out):
     rho = NEAR_RHO
     steps = LAST_STEPS
     lowest = np.inf
-    polish = code == CONVERGED
+    attempt = LOWER_AIM if code == CONVERGED else LAST
     while True:
         score = _check(ws, qp, options, k, out)
         if score <= lowest:
             lowest = score
             copy_point(ws.best, ws.saved)
-        if score <= 1.0 or not polish:
+        if score <= 1.0 or attempt == LAST:
             break
-        if aim > LAST_AIM:
+        if attempt == LOWER_AIM and aim > LAST_AIM:
             # The phases' own residuals are rounded more than those of the check: once more, below.
             aim *= TIGHTEN
             copy_point(ws.saved, ws.it)
-        elif options.method == AUTO and mu == NEAR_MU:
-            # Next to it there is none: multipliers that are too large, mostly, and not unique.
+        elif attempt == LOWER_AIM and options.method == AUTO:
+            # Near this point none will do: its multipliers are too large, mostly, and not unique.
+            attempt = COLD
+            aim = AIM
             mu = COLD_MU
             rho = COLD_RHO
             steps = options.max_iter
             _forget(ws.it)
         else:
-            polish = False
+            attempt = LAST
             copy_point(ws.saved, ws.best)
             continue
         ws.limits.max_steps[0] = min(options.max_iter, ws.limits.steps[0] + steps)
         ws.work.best_score[0] = np.inf
-        run_semismooth(ws, _aim(options, AIM if mu == COLD_MU else aim), mu, rho)
+        run_semismooth(ws, _aim(options, aim), mu, rho)
     solved = lowest <= 1.0
     if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE:
         pull = largest_pull(pattern, qp, s_e, s_i, s_box, ws.it.x)
@@ -326,7 +336,7 @@ def solve_range(
         limits.steps[0] = 0
         limits.outer[0] = 0
         limits.max_steps[0] = options.max_iter
-        ws.system.counts[:] = 0
+        ws.system.factorizations[0] = 0
         ws.work.best_score[0] = np.inf
         ws.work.tol[:] = aim.eps_abs
         _set_start(ws, warm, k)
@@ -334,4 +344,4 @@ def solve_range(
         out.status[k] = _finish(ws, qp, options, code, k, out)
         out.iter[k] = limits.steps[0]
         out.iter_ext[k] = limits.outer[0]
-        out.factorizations[k] = ws.system.counts[0]
+        out.factorizations[k] = ws.system.factorizations[0]

@@ -35,6 +35,7 @@ from nbqp.kernels.status import (
     ABORTED,
     CONVERGED,
     DUAL_INFEASIBLE,
+    NO_CERTIFICATE,
     OUT_OF_STEPS,
     PRIMAL_INFEASIBLE,
     STALLED,
@@ -98,7 +99,11 @@ def _set_multipliers(problem, it, centre, mu_e, mu):
 
 @kernel
 def _newton_direction(ws, problem, it, centre):
-    """(dx, dy, dz) of the subproblem for the active set; it.y, it.z become those it refers to."""
+    """(dx, dy, dz) of the subproblem for the active set, from it.y and it.z of its rows.
+
+    it.z is set to 0 on the other rows, and it.dual to what belongs to it; the system's right-hand
+    side and solution are overwritten.
+    """
     pattern = ws.pattern
     system = ws.system
     n_eq = pattern.n_eq
@@ -139,7 +144,10 @@ def _newton_direction(ws, problem, it, centre):
 
 @kernel
 def _step_length(ws, problem, it, centre):
-    """Exact line search from it.x along ws.step, whose products are up to date."""
+    """Exact line search from it.x along ws.step, whose products are up to date.
+
+    ws.work.trial is overwritten.
+    """
     pattern = ws.pattern
     step = ws.step
     step_x = step.x
@@ -192,7 +200,10 @@ def direction_products(pattern, problem, step):
 
 @kernel
 def _small_gradient(ws, problem, it, centre, tolerance):
-    """Whether the augmented Lagrangian's gradient is; it.y, it.z are then its multipliers."""
+    """Whether the augmented Lagrangian's gradient is small; it.y, it.z are then its multipliers.
+
+    it.dual and the copies of multipliers in ws.work are overwritten.
+    """
     system = ws.system
     work = ws.work
     rho = system.rho[0]
@@ -215,12 +226,19 @@ def _small_gradient(ws, problem, it, centre, tolerance):
 
 
 @kernel
+def outdate_factor(system):
+    """No factor fits any more: the next Newton step factorises, since no weight is negative."""
+    system.w[:] = -1.0
+
+
+@kernel
 def minimise(ws, problem, it, centre, tolerance):
     """Minimise the augmented Lagrangian about `centre` from it.x; set it.y and it.z.
 
     ws.work.active: the rows of the first step. A tolerance of 0 asks for the exact minimum. Where
-    the factor does not fit rho and mu_e, system.w is negative. ws.step is overwritten. Returns
-    whether it converged.
+    the factor does not fit rho and mu_e, `outdate_factor` was called. The products of `it` are kept
+    up to date; ws.step, ws.system and the workspaces of ws.work are overwritten. Returns whether it
+    converged.
     """
     pattern = ws.pattern
     system = ws.system
@@ -309,8 +327,11 @@ def _violation(problem, it, i):
 
 
 @kernel
-def _lower_mu(pattern, problem, it, system, work, tol):
-    """Lower mu on the rows whose violation matters and did not fall; returns whether a mu changed."""
+def _lower_mu(pattern, problem, it, system, work, eps):
+    """Lower mu on the rows whose violation matters and did not fall; returns whether a mu changed.
+
+    eps: the smallest tolerance. work.violation is overwritten.
+    """
     z = it.z
     violation = work.violation
     mu_e = system.mu_e
@@ -339,7 +360,7 @@ def _lower_mu(pattern, problem, it, system, work, tol):
             mu = work_mu[i - n_eq]
         slow = r > SUFFICIENT_DECREASE * violation[i]
         violation[i] = r
-        if slow and matters > 0.01 * tol and mu > MU_FLOOR:
+        if slow and matters > 0.01 * eps and mu > MU_FLOOR:
             mu = max(mu / min(10.0, max(1.0, 100.0 * r / worst)), MU_FLOOR)
             if i < n_eq:
                 mu_e[i] = mu
@@ -369,8 +390,7 @@ def detect_dual_infeasible(ws, options):
 def _detect_infeasible(ws, options):
     """Certificates in the differences of multipliers and of x since the centre.
 
-    The candidate is left in ws.step: y and z (primal) or x (dual). Returns a status or CONVERGED
-    where there is none.
+    The candidate is left in ws.step: y and z (primal) or x (dual). Returns a code of `status`.
     """
     pattern = ws.pattern
     problem = ws.problem
@@ -396,7 +416,7 @@ def _detect_infeasible(ws, options):
         return PRIMAL_INFEASIBLE
     if detect_dual_infeasible(ws, options):
         return DUAL_INFEASIBLE
-    return CONVERGED
+    return NO_CERTIFICATE
 
 
 @kernel
@@ -404,7 +424,7 @@ def run_semismooth(ws, options, mu, rho):
     """Outer steps from ws.it until its residuals are within tolerance.
 
     mu, rho: the first penalties. ws.best, the best iterate so far, and ws.work.res are kept up to
-    date. Returns a code of `status`.
+    date; ws.centre, ws.step, ws.system and ws.work are overwritten. Returns a code of `status`.
     """
     pattern = ws.pattern
     problem = ws.problem
@@ -423,7 +443,7 @@ def run_semismooth(ws, options, mu, rho):
     work.mu[:] = mu
     system_rho[0] = rho
     work.violation[:] = np.inf
-    system.w[:] = -1.0
+    outdate_factor(system)
     idle = 0
     previous_dual = np.inf
     counted = 3 if options.check_duality_gap else 2
@@ -449,7 +469,7 @@ def run_semismooth(ws, options, mu, rho):
         if steps[0] >= max_steps[0]:
             return OUT_OF_STEPS
         verdict = _detect_infeasible(ws, options)
-        if verdict != CONVERGED:
+        if verdict != NO_CERTIFICATE:
             return verdict
         eps = min(tol[0], tol[2])
         stale = _lower_mu(pattern, problem, it, system, work, eps)
@@ -460,7 +480,7 @@ def run_semismooth(ws, options, mu, rho):
         previous_dual = res[1]
         inner_tolerance = max(0.1 * inner_tolerance, 0.1 * tol[1])
         if stale:
-            system.w[:] = -1.0
+            outdate_factor(system)
         elif idle > PATIENCE:
             return STALLED
 

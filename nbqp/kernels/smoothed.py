@@ -36,6 +36,7 @@ from nbqp.kernels.status import (
     ABORTED,
     CONVERGED,
     DUAL_INFEASIBLE,
+    NO_CERTIFICATE,
     OUT_OF_STEPS,
     PRIMAL_INFEASIBLE,
     STALLED,
@@ -248,7 +249,7 @@ def start_smoothed(ws):
     shift_s = max(shift_s, LEAST_START)
     shift_z = max(shift_z, LEAST_START)
     for i in range(m):
-        # An infinite side has no multiplier: its slack is never read, its z stays 0.
+        # An infinite side has no multiplier: its z stays 0, and its slack means nothing.
         s_lo[i] += shift_s
         s_hi[i] += shift_s
         z_lo[i] = z_lo[i] + shift_z if problem_lo[i] > -np.inf else 0.0
@@ -322,12 +323,15 @@ def _detect_infeasible(ws, options):
             pattern, problem, step.x, step.Hx, step.e, step.v, options.eps_dual_inf
         ):
             return DUAL_INFEASIBLE
-    return CONVERGED
+    return NO_CERTIFICATE
 
 
 @kernel
 def _add_proximal_terms(ws):
-    """Add those of an elastic problem, about 0: sides shift by mu times (y, z), the gradient by rho x."""
+    """The proximal terms of an elastic problem, about 0.
+
+    it.dual grows by rho x; ws.shift.e and ws.shift.s are set to mu times y and z.
+    """
     rho = ws.system.rho[0]
     dual = ws.it.dual
     x = ws.it.x
@@ -350,10 +354,10 @@ def run_smoothed(ws, options, loose, elastic):
     """Predictor-corrector steps until the residuals are within `loose` times their tolerances.
 
     elastic: 0 to solve the QP, or 1 for the first subproblem of the proximal method of multipliers,
-    about 0, with the rho and mu of ws.system and ws.work; ws.shift is then overwritten. The first
-    point is that of ws.it and ws.barrier. ws.best, the best iterate so far, and ws.work.res are kept
-    up to date, and rho and mu carry the regularisation over to a later call. Returns a code of
-    `status`.
+    about 0, with the rho and mu of ws.system and ws.work; ws.shift is then overwritten. ws.it and
+    ws.barrier: the first point, overwritten as ws.step and ws.system are. ws.best, the best iterate so
+    far, and ws.work.res are kept up to date, and rho and mu carry the regularisation over to a later
+    call. Returns a code of `status`.
     """
     pattern = ws.pattern
     problem = ws.problem

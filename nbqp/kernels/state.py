@@ -90,7 +90,7 @@ class System:
     gathered: Floats  # (N + WIDTH,) workspace of `triangular`; product and local: of `ldl`
     product: Floats
     local: Ints
-    counts: Ints  # factorisations, replaced pivots
+    factorizations: Ints  # (1,) how many so far
 
 
 @struct
@@ -288,7 +288,7 @@ def new_system(pattern, factor):
         np.zeros(N + WIDTH),
         np.zeros((N + PANEL) * PANEL),
         np.zeros(N, dtype=np.int64),
-        np.zeros(2, dtype=np.int64),
+        np.zeros(1, dtype=np.int64),
     )
 
 

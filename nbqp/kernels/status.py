@@ -10,3 +10,5 @@ NONCONVEX = 6
 INVALID_DATA = 7
 NUMERICAL_ERROR = STALLED = 8
 NOT_RUN = 9
+# Of a search for certificates of infeasibility; no phase ends with it.
+NO_CERTIFICATE = -1

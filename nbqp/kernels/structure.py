@@ -1,6 +1,7 @@
-"""The named tuples that kernels pass around: arrays and integers, nothing else.
+"""What Python and kernels exchange: named tuples of arrays and integers, and arrays of one kind.
 
-Named tuples rather than jitclasses: those miss the on-disk cache in every new process.
+Named tuples rather than jitclasses: those miss the on-disk cache in every new process. Kernels pass
+them on by reference (`struct`).
 """
 
 from __future__ import annotations
