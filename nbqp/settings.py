@@ -28,7 +28,7 @@ class Settings:
         A solution has the primal residual, the dual residual and the duality gap, all unscaled and
         in the maximum norm, below eps_abs + eps_rel * (size of the residual's terms).
     max_iter
-        Newton steps at most.
+        Newton steps at most, and outer (proximal) steps.
     method
         "auto": the smoothed phase, finished by the semismooth one. A warm start goes to the
         semismooth phase at once; if a few dozen steps do not finish it, the smoothed phase starts

@@ -51,16 +51,29 @@ def update_products(pattern, problem, it):
 @kernel
 def update_dual(pattern, problem, it):
     """Recompute it.dual from it.Hx, it.y and it.z (not modified)."""
-    n = pattern.n
     dual = it.dual
-    z = it.z
     Hx = it.Hx
     g = problem.g
+    for j in range(pattern.n):
+        dual[j] = Hx[j] + g[j]
+    _add_constraint_forces(pattern, problem, it.y, it.z, dual)
+
+
+@kernel
+def _add_constraint_forces(pattern, problem, y, z, out):
+    """Add A'y + M'z to out (n)."""
     n_in = pattern.n_in
-    for j in range(n):
-        dual[j] = Hx[j] + g[j] + z[n_in + j]
-    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, it.y, dual)
-    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, z, dual)
+    for j in range(pattern.n):
+        out[j] += z[n_in + j]
+    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, y, out)
+    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, z, out)
+
+
+@kernel
+def set_constraint_forces(pattern, problem, it):
+    """Set it.dual to A'y + M'z: never as a difference, whose rounding is that of H x and g."""
+    it.dual[:] = 0.0
+    _add_constraint_forces(pattern, problem, it.y, it.z, it.dual)
 
 
 @kernel
@@ -71,6 +84,16 @@ def side_of(z, lo, hi):
     if z < 0.0 and lo > -np.inf:
         return lo
     return 0.0
+
+
+@kernel
+def clear_absent_sides(problem, z):
+    """Set multipliers to 0 whose side is infinite."""
+    lo = problem.lo
+    hi = problem.hi
+    for i in range(len(z)):
+        if (z[i] > 0.0 and hi[i] == np.inf) or (z[i] < 0.0 and lo[i] == -np.inf):
+            z[i] = 0.0
 
 
 @kernel
@@ -121,6 +144,7 @@ def set_tolerances(pattern, problem, it, options, tol):
     n = pattern.n
     problem_b = problem.b
     n_in = pattern.n_in
+    y = it.y
     z = it.z
     lo = problem.lo
     hi = problem.hi
@@ -137,22 +161,28 @@ def set_tolerances(pattern, problem, it, options, tol):
     if eps_rel == 0.0:
         return
     primal = 0.0
+    equalities = 0.0
     for i in range(n_eq):
         b = problem_b[i]
         primal = max(primal, max(abs(b), abs(e[i] + b)) * unit_e[i])
-    gap = 0.0
+        equalities += b * y[i]
+    sides = 0.0
     for i in range(n_in + n):
         side = side_of(z[i], lo[i], hi[i])
         primal = max(primal, max(abs(side), abs(v[i])) * unit[i])
-        gap += abs(side * z[i])
+        sides += abs(side * z[i])
+    quadratic = 0.0
+    linear = 0.0
     dual = 0.0
     for j in range(n):
         terms = max(abs(Hx[j]), abs(g[j]))
         terms = max(terms, abs(Hx[j] + g[j] - it_dual[j]))
         dual = max(dual, terms * unit_d[j])
-        gap += abs(x[j] * (Hx[j] + g[j]))
+        quadratic += x[j] * Hx[j]
+        linear += x[j] * g[j]
     tol[0] += eps_rel * primal
     tol[1] += eps_rel * dual
+    gap = max(max(quadratic, abs(linear)), max(abs(equalities), sides))
     tol[2] += eps_rel * gap / problem.cost[0]
 
 

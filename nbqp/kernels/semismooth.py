@@ -24,6 +24,7 @@ from nbqp.kernels.kkt import factor_system, solve_system
 from nbqp.kernels.linesearch import exact_step
 from nbqp.kernels.residuals import (
     measure,
+    set_constraint_forces,
     set_tolerances,
     update_dual,
     update_products,
@@ -46,7 +47,9 @@ MU_FLOOR = 1e-9
 RHO_FLOOR = 1e-9
 # A residual has to fall by this factor in an outer step, or its penalty is raised.
 SUFFICIENT_DECREASE = 0.25
-# Outer steps without a better iterate, all penalties at their floors, before giving up.
+# Outer steps in which the worst residual makes no progress by this factor, all penalties at their floors,
+# before giving up.
+PROGRESS = 0.9
 PATIENCE = 12
 # Newton steps with the same matrix, which only rounding can ask for, before a subproblem is left.
 REPEATED = 4
@@ -394,24 +397,19 @@ def _detect_infeasible(ws, options):
     """
     pattern = ws.pattern
     problem = ws.problem
-    n_in = pattern.n_in
     y = ws.it.y
     z = ws.it.z
     centre_y = ws.centre.y
     centre_z = ws.centre.z
     step_y = ws.step.y
     step_z = ws.step.z
-    step_dual = ws.step.dual
     for i in range(len(y)):
         step_y[i] = y[i] - centre_y[i]
     for i in range(len(z)):
         step_z[i] = z[i] - centre_z[i]
-    for j in range(pattern.n):
-        step_dual[j] = step_z[n_in + j]
-    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, step_y, step_dual)
-    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, step_z, step_dual)
+    set_constraint_forces(pattern, problem, ws.step)
     if proves_primal_infeasible(
-        pattern, problem, step_y, step_z, step_dual, options.eps_primal_inf, options.eps_abs
+        pattern, problem, step_y, step_z, ws.step.dual, options.eps_primal_inf, options.eps_abs
     ):
         return PRIMAL_INFEASIBLE
     if detect_dual_infeasible(ws, options):
@@ -445,6 +443,7 @@ def run_semismooth(ws, options, mu, rho):
     work.violation[:] = np.inf
     outdate_factor(system)
     idle = 0
+    lowest = np.inf
     previous_dual = np.inf
     counted = 3 if options.check_duality_gap else 2
     update_products(pattern, problem, it)
@@ -458,7 +457,10 @@ def run_semismooth(ws, options, mu, rho):
         update_products(pattern, problem, it)
         measure(pattern, problem, it, ws.shift, res)
         set_tolerances(pattern, problem, it, options, tol)
-        if keep_best(it, ws.best, work, counted):
+        keep_best(it, ws.best, work, counted)
+        score = worst_ratio(res, tol, counted)
+        if score < PROGRESS * lowest:
+            lowest = score
             idle = 0
         else:
             idle += 1
@@ -466,7 +468,7 @@ def run_semismooth(ws, options, mu, rho):
             return CONVERGED
         if abort[0] != 0:
             return ABORTED
-        if steps[0] >= max_steps[0]:
+        if steps[0] >= max_steps[0] or outer[0] >= options.max_iter:
             return OUT_OF_STEPS
         verdict = _detect_infeasible(ws, options)
         if verdict != NO_CERTIFICATE:
@@ -489,12 +491,10 @@ def run_semismooth(ws, options, mu, rho):
 def keep_best(it, best, work, counted):
     """Copy `it` to `best` if its largest residual, relative to its tolerance, is smaller.
 
-    counted: 3, or 2 to leave the gap out. Returns whether it was copied.
+    counted: 3, or 2 to leave the gap out.
     """
     best_score = work.best_score
     score = worst_ratio(work.res, work.tol, counted)
     if score < best_score[0]:
         best_score[0] = score
         copy_point(it, best)
-        return True
-    return False

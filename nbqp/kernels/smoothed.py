@@ -30,7 +30,13 @@ from nbqp.kernels.csc import add_product
 from nbqp.kernels.dense import copy, largest
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.kkt import factor_system, solve_system
-from nbqp.kernels.residuals import measure, set_tolerances, update_products, worst_ratio
+from nbqp.kernels.residuals import (
+    measure,
+    set_constraint_forces,
+    set_tolerances,
+    update_products,
+    worst_ratio,
+)
 from nbqp.kernels.semismooth import direction_products, keep_best
 from nbqp.kernels.status import (
     ABORTED,
@@ -303,17 +309,12 @@ def _detect_infeasible(ws, options):
     problem = ws.problem
     it = ws.it
     step = ws.step
-    step_dual = step.dual
-    dual = it.dual
-    Hx = it.Hx
-    g = problem.g
     if max(largest(it.y), largest(it.z)) > LARGE:
         copy(it.y, step.y)
         copy(it.z, step.z)
-        for j in range(pattern.n):
-            step_dual[j] = dual[j] - Hx[j] - g[j]
+        set_constraint_forces(pattern, problem, step)
         if proves_primal_infeasible(
-            pattern, problem, step.y, step.z, step_dual, options.eps_primal_inf, options.eps_abs
+            pattern, problem, step.y, step.z, step.dual, options.eps_primal_inf, options.eps_abs
         ):
             return PRIMAL_INFEASIBLE
     if largest(it.x) > LARGE:
