@@ -126,12 +126,11 @@ def _vector(name: str, value: Vector, size: int, default: float, batch: bool) ->
     array = numbers(name, value).copy()
     if array.ndim == 0:
         array = np.full(size, float(array))
-    if array.ndim == 1:
-        array = array[None]
-    if array.ndim != 2 or array.shape[1] != size or (array.shape[0] != 1 and not batch):
+    ranks = (1, 2) if batch else (1,)
+    if array.ndim not in ranks or array.shape[-1] != size:
         expected = f"({size},)" + (f" or (batch, {size})" if batch else "")
         raise ShapeError(f"{name}: expected shape {expected}, got {np.shape(value)}.")
-    return array
+    return array[None] if array.ndim == 1 else array
 
 
 def _bound(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:

@@ -15,6 +15,7 @@ import nbqp
 from nbqp.problem import ROUNDINGS
 
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
+MATRICES = ("H", "A", "C")
 PACKAGE = "nbqp"
 
 
@@ -152,6 +153,14 @@ def in_double_precision(H: Any) -> Any:
     return 0.5 * (double + mirrored) if skew <= ROUNDINGS * np.finfo(H.dtype).eps * size else double
 
 
+def require_sparse(name: str, value: Any) -> None:
+    """Refuse sparse vectors, and numbers that a cast would change without a word."""
+    if name not in MATRICES:
+        raise nbqp.ShapeError(f"{name}: expected a dense vector, got {type(value).__name__}.")
+    if value.dtype.kind not in "fiub":
+        raise nbqp.ShapeError(f"{name}: expected real numbers, got dtype {value.dtype}.")
+
+
 def _described(value: Any) -> str:
     dtype = getattr(value, "dtype", None)
     return type(value).__name__ if dtype is None else f"{type(value).__name__} of dtype {dtype}"
@@ -164,6 +173,7 @@ def declare(name: str, value: Any) -> Any:
     if value is Input:
         return Input()
     if scipy.sparse.issparse(value):
+        require_sparse(name, value)
         return in_double_precision(value) if name == "H" else value.copy()
     try:
         given = np.asarray(value)

@@ -15,6 +15,7 @@ import nbqp
 from nbqp.settings import to_settings
 from tf_layer.bridge import OnFailure, check_on_failure
 from tf_layer.declarations import (
+    MATRICES,
     NAMES,
     PACKAGE,
     Input,
@@ -24,7 +25,7 @@ from tf_layer.declarations import (
     is_weight,
     serialise,
 )
-from tf_layer.op import DOUBLE, MATRICES, QPOutput, solve_qp
+from tf_layer.op import DOUBLE, QPOutput, solve_qp
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -29,9 +29,8 @@ from tf_layer.bridge import (
     call,
     check_on_failure,
 )
-from tf_layer.declarations import in_double_precision
+from tf_layer.declarations import MATRICES, in_double_precision, require_sparse
 
-MATRICES = ("H", "A", "C")
 DOUBLE = tf.float64
 POINT = len(Point._fields)
 PARTS = POINT + len(Shifts._fields)
@@ -131,7 +130,10 @@ def solve_qp(
     if g is None:
         raise nbqp.ShapeError("g: expected a vector, got None.")
     given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
-    sparse = {name: v.tocsc() for name, v in given.items() if scipy.sparse.issparse(v)}
+    sparse = {name: v for name, v in given.items() if scipy.sparse.issparse(v)}
+    for name, matrix in sparse.items():
+        require_sparse(name, matrix)
+        sparse[name] = matrix.tocsc()
     dense = {
         name: _tensor(name, value)
         for name, value in given.items()
@@ -152,7 +154,9 @@ def solve_qp(
     rows |= {name: matrix.shape[0] for name, matrix in sparse.items()}
     for name in ("lb", "ub", "l", "u"):
         if name in dense and dense[name].shape.rank == 0:
-            size = n if name in ("lb", "ub") else rows.get("C")
+            size = n if name in ("lb", "ub") else rows.get("C", 0)
+            # Rows whose number is known only when the graph runs.
+            size = tf.shape(dense["C"])[-2] if size is None else size
             dense[name] = tf.fill([size], dense[name])
     problem = _Problem(
         Description(

@@ -62,7 +62,7 @@ TO_BOUNDARY = 0.99
 # Residuals of a direction, relative to its right-hand side, that end refinement, and that fail: steps
 # are corrected by the next one, hence looser than in the semismooth phase.
 SOLVE_TOLERANCE = 1e-11
-FAILED_SOLVE = 1e-4
+FAILED_SOLVE = 1e-9
 # The predictor only says how far to aim.
 PREDICTOR_TOLERANCE = 1e-4
 # Steps in which no residual improves on its lowest by a tenth before giving up.

@@ -47,6 +47,7 @@ GOOD: dict[str, Any] = {
         ({"g": np.ones((2, 2))}, nbqp.ShapeError, r"g: expected shape \(n,\)"),
         ({"b": None}, nbqp.ShapeError, "b: expected a vector of 1"),
         ({"b": np.ones(3)}, nbqp.ShapeError, r"b: expected shape \(1,\)"),
+        ({"lb": np.array([[np.nan, 0.0]])}, nbqp.ShapeError, r"lb: expected shape \(2,\)"),
         ({"A": None}, nbqp.ShapeError, "A: expected a matrix"),
         ({"C": None}, nbqp.ShapeError, "C: expected a matrix"),
         ({"l": 2.0}, nbqp.DataError, "l: expected l <= u, got 2.0 > 1.0 in entry 0"),

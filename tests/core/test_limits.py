@@ -170,3 +170,61 @@ def test_an_overflow_is_never_a_solution(method: str) -> None:
     assert sol.status is nbqp.Status.NUMERICAL_ERROR
     assert np.isfinite(sol.x).all()
     assert sol.primal_residual() > 1e307
+
+
+def test_outer_steps_are_bounded_too() -> None:
+    """Ten million of them, each better by rounding, were taken without a factorisation."""
+    A = np.array([[7.820198851459531], [55.84074720558835]])
+    b = np.array([-32680.76830951592, -233359.60585138903])
+    sol = nbqp.solve_qp(None, np.array([-338087.0]), A, b, lb=-4179.020115762978)
+    assert sol.info.iter_ext <= 1001
+    assert sol.x[0] == pytest.approx(b[0] / A[0, 0], rel=1e-12)
+    C, u = np.array([[-0.7], [-0.6], [1.6]]), np.array([6391.7, 5478.6, -14609.6])
+    assert nbqp.solve_qp(np.array([[1.54]]), np.array([-5709.0]), C=C, u=u).info.iter_ext <= 1001
+
+
+@pytest.mark.parametrize("size", [1e10, 1e11, 1e12, 1e13])
+def test_huge_costs_prove_no_infeasibility(size: float) -> None:
+    """A'y + C'z as a difference with Hx + g is 0 to within the rounding of these."""
+    H = np.array([[0.52, -0.5, -0.68], [-0.5, 2.51, 1.97], [-0.68, 1.97, 1.89]])
+    C, u = np.array([[-1.4, -0.1, -1.1], [-0.7, -1.6, 1.1]]), np.array([-3.91, 1.25])
+    rng, lb = np.random.default_rng(0), np.array([0.2, -0.8, 1.1])
+    for _ in range(50):
+        sol = nbqp.solve_qp(H, size * rng.standard_normal(3), C=C, u=u, lb=lb)
+        assert sol.status is not nbqp.Status.PRIMAL_INFEASIBLE
+
+
+def test_a_warm_start_is_no_solution_where_the_gap_is_left_out() -> None:
+    solver = nbqp.Solver(None, np.ones(1), lb=0.0, settings=nbqp.Settings(check_duality_gap=False))
+    start = solver.solve()
+    solver.update(lb=-1.0)
+    assert solver.solve(start).x[0] == pytest.approx(-1.0, abs=1e-7)
+    solver.update(lb=-np.inf)
+    moved = solver.solve(start)
+    assert moved.status is nbqp.Status.DUAL_INFEASIBLE
+    assert moved.z_box[0] == 0.0
+
+
+def test_a_relative_tolerance_sizes_the_gap_by_its_terms() -> None:
+    """They cancel at an optimum without active rows."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        F = rng.standard_normal((6, 6))
+        H, g = F.T @ F + 0.1 * np.eye(6), 1e6 * rng.standard_normal(6)
+        sol = nbqp.solve_qp(H, g, settings=nbqp.Settings(eps_rel=1e-9))
+        assert sol.status is nbqp.Status.SOLVED
+        np.testing.assert_allclose(sol.x, np.linalg.solve(H, -g), rtol=1e-6)
+
+
+def test_ill_conditioned_rows_of_lps_are_met() -> None:
+    """Directions that the factor solved to 1e-7 only made the smoothed phase leave feasibility."""
+    rng = np.random.default_rng(9)
+    g = -np.zeros((150, 64))
+    for row in g:
+        for cell in rng.permutation(16)[:6]:
+            row[4 * cell + rng.integers(4)] = -1.0
+    left, _, right = np.linalg.svd(rng.random((40, 64)), full_matrices=False)
+    A = left @ np.diag(np.logspace(0.0, -5.0, 40) * 5.0) @ right
+    sol = nbqp.solve_batch(None, g, A, A @ np.exp(rng.standard_normal(64)), lb=0.0)
+    assert all(status is nbqp.Status.SOLVED for status in sol.status)
+    assert sol.primal_residual().max() <= 1e-8

@@ -251,6 +251,8 @@ def test_tensorflow_still_finds_the_ops_by_their_fixed_names() -> None:
         ({"b": np.zeros(3)}, r"b: expected shape \(2,\)"),
         ({"lb": 2.0}, "lb: expected lb <= ub"),
         ({"settings": {"eps_abs": 1e-3}}, "settings: expected Settings, got dict"),
+        ({"C": sp.csc_array(np.eye(N) * 1j)}, "C: expected real numbers, got dtype complex"),
+        ({"g": sp.csc_array(np.ones((1, N)))}, "g: expected a dense vector, got csc_array"),
         ({"on_failure": "zero"}, 'on_failure: expected "raise", "nan" or "keep", got \'zero\''),
     ],
 )
