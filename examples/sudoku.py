@@ -235,7 +235,9 @@ def train(recipe: Recipe, boards: DataSet, args: argparse.Namespace, out: Path) 
 def warm_up(show: Callable[[str], None]) -> None:
     """Compile or load the solver, and say so where it takes more than a moment."""
     late = threading.Timer(
-        PATIENCE, show, ["compiling the solver, once on this machine: about half a minute ..."]
+        PATIENCE,
+        show,
+        ["compiling the solver, once for this installation: about half a minute ..."],
     )
     late.start()
     try:

@@ -57,7 +57,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._show_violation = show_violation
         self.history: History = {}
         self._path, self._progress, self._tests = path, progress, tests
-        self._task = progress.add_task("epoch", loss="-", wrong="-")
+        self._task = progress.add_task("epoch", total=None, loss="-", wrong="-")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Start the bar and the clock."""
@@ -119,13 +119,14 @@ def draw_curves(
     """
     widths = (1.2, 1.2, 1) if tolerance is None else (1.2, 1.2, 1.2, 1)
     figure = Figure(figsize=(4.1 * sum(widths), 4.4), dpi=150, layout="constrained")
-    figure.suptitle(title, color=INK, fontweight="bold")
+    figure.suptitle(f"4x4 Sudoku: {title}", color=INK, fontweight="bold")
     loss, wrong, *rest = figure.subplots(1, len(widths), width_ratios=widths)
     _plot(loss, history, {"train_loss": ("training", BLUE), "test_loss": ("test", RED)})
     loss.set_title("mean squared error", color=INK)
     loss.set_yscale("log")
     lines = {"test_differs": ("not the solution", BLUE), "test_wrong": ("break a rule", RED)}
     _plot(wrong, history, lines)
+    wrong.lines[0].set(linewidth=5, alpha=0.4)  # often the same: seen below the other line
     _count_boards(wrong, len(test.puzzles))
     wrong.set_title(f"boards of {len(test.puzzles):,} in the test", color=INK)
     if tolerance is not None:
@@ -231,5 +232,6 @@ def _draw_board(axes: Axes, puzzle: Any, solution: Any, prediction: Any) -> int:
             Rectangle((2 * block[1], 2 * block[0]), 2, 2, fill=False, edgecolor=INK, lw=2.2)
         )
     axes.set(xlim=(-0.05, 4.05), ylim=(4.05, -0.05), aspect="equal")
+    axes.text(2, 4.3, "grey: given, blue: answer, red: wrong", color=GREY, ha="center")
     axes.set_axis_off()
     return int(wrong.sum())

@@ -74,6 +74,12 @@ class BatchSolution:
     settings: Settings
     certificate: Certificate
 
+    def __repr__(self) -> str:
+        """How many samples have which status, and sizes: the arrays would fill a screen."""
+        counts = Counter(status.name for status in self.status)
+        sizes = f"n={self.x.shape[1]}, n_eq={self.y.shape[1]}, n_in={self.z.shape[1]}"
+        return f"BatchSolution(status={dict(counts)}, {sizes}, run_time={self.info.run_time:.3g})"
+
     def _residuals(self) -> Floats:
         qp = self.problem
         res: Floats = np.full((qp.batch, 3), np.nan)

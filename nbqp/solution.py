@@ -140,6 +140,11 @@ class Solution:
     settings: Settings
     certificate: Certificate | None = None
 
+    def __repr__(self) -> str:
+        """Status, sizes and `info`: the arrays would fill a screen."""
+        sizes = f"n={len(self.x)}, n_eq={len(self.y)}, n_in={len(self.z)}"
+        return f"Solution(status={self.status.name}, {sizes}, info={self.info})"
+
     def _residuals(self) -> Floats:
         res: Floats = np.empty((1, 3))
         point = self.x[None], self.y[None], self.z[None], self.z_box[None]

@@ -149,3 +149,13 @@ def test_a_failed_sample_does_not_stop_a_warm_start() -> None:
     after = nbqp.solve_batch(np.eye(2), np.nan_to_num(g), lb=-0.5, warm_start=before)
     assert [status.name for status in after.status] == ["SOLVED", "SOLVED"]
     np.testing.assert_allclose(after.x, [[-0.5, -0.5], [0.0, -0.5]], atol=1e-8)
+
+
+def test_a_representation_is_a_line() -> None:
+    sol = nbqp.solve_batch(np.eye(2), np.ones((50, 2)), lb=[0.0, 0.0], ub=np.ones(2))
+    assert repr(sol).startswith(
+        "BatchSolution(status={'SOLVED': 50}, n=2, n_eq=0, n_in=0, run_time="
+    )
+    single = nbqp.solve_qp(np.eye(2), np.ones(2))
+    assert repr(single).startswith("Solution(status=SOLVED, n=2, n_eq=0, n_in=0, info=Info(iter=")
+    assert "\n" not in repr(sol) + repr(single)
