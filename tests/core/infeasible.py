@@ -14,7 +14,7 @@ from tests.core.strategies import (
     Plan,
     Problem,
     independent_rows,
-    random_psd,
+    random_hessian,
     random_rows,
 )
 
@@ -61,8 +61,7 @@ def random_infeasible_qp(
         n_eq, n_in = max(n_eq, n // 2 + 1), max(n_in, n // 2 + 2)
     n_eq = max(n_eq, {"equality": pair, "mixed": 2, "underdetermined": 2}.get(contradiction, 0))
     n_in = max(n_in, {"equality": 0, "rows": pair}.get(contradiction, 2))
-    rank = {"strictly_convex": None, "low_rank": n // 2}.get(kind, 0)
-    H = random_psd(rng, n, density, rank)
+    H = random_hessian(rng, kind, n, density)
     plan = Plan.empty(
         rng, random_rows(rng, n_eq, n, density), random_rows(rng, n_in, n, density), bounds
     )
@@ -103,10 +102,7 @@ def _contradict(
     size = np.linalg.norm(row)
     plan.M[last], plan.s[last] = row / size, plan.s[last] * size
     inequality = group[group >= plan.ne]
-    plan.side[inequality] = np.sign(plan.s[inequality]).astype(int)
-    plan.lam[inequality] = plan.side[inequality] * (margin + rng.exponential(size=len(inequality)))
-    plan.upp[inequality] |= plan.side[inequality] > 0
-    plan.low[inequality] |= plan.side[inequality] < 0
+    plan.activate(rng, inequality, margin, np.sign(plan.s[inequality]).astype(int))
 
 
 def random_infeasible_mixture(rng: np.random.Generator, count: int = 500) -> Iterator[Problem]:

@@ -7,7 +7,8 @@ row and column factors, in which the planted point is exact again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -96,6 +97,11 @@ def random_psd(rng: np.random.Generator, n: int, density: float, rank: int | Non
     return 0.5 * (H + H.T)
 
 
+def random_hessian(rng: np.random.Generator, kind: Kind, n: int, density: float) -> Array:
+    """H of a kind of problem: regular, of rank n // 2, or 0."""
+    return random_psd(rng, n, density, {"strictly_convex": None, "low_rank": n // 2}.get(kind, 0))
+
+
 def quasi_definite(
     rng: np.random.Generator, n: int, m: int, density: float = 0.3
 ) -> tuple[Array, NDArray[np.int64]]:
@@ -154,10 +160,20 @@ class Plan:
         M = np.vstack([A, C, np.eye(n)])
         return cls(M, ne, ni, equal, np.zeros(m, int), lam, np.zeros(m), low, upp)
 
-    def activate(self, rng: np.random.Generator, rows: list[int], margin: float) -> None:
-        """Make rows active, sides in turn, with multipliers of at least ``margin``."""
-        for turn, k in enumerate(rows):
-            self.side[k] = 1 if turn % 2 == 0 else -1
+    def activate(
+        self,
+        rng: np.random.Generator,
+        rows: Sequence[int] | NDArray[np.intp],
+        margin: float,
+        sides: Iterable[int] | None = None,
+    ) -> None:
+        """Make rows active, with multipliers of at least ``margin``.
+
+        sides: 1 (upper) or -1 for each row; None for both in turn.
+        """
+        turns = itertools.cycle((1, -1)) if sides is None else sides
+        for k, side in zip(rows, turns, strict=False):
+            self.side[k] = side
             self.lam[k] = self.side[k] * (margin + rng.exponential())
             self.upp[k] |= self.side[k] > 0
             self.low[k] |= self.side[k] < 0
@@ -249,8 +265,7 @@ def random_qp(
         Whether ``Problem.args`` holds csc arrays.
     """
     n_eq = min(n_eq, max(n - 1, 0))
-    rank = {"strictly_convex": None, "low_rank": n // 2}.get(kind, 0)
-    H = random_psd(rng, n, density, rank)
+    H = random_hessian(rng, kind, n, density)
     A = random_rows(rng, n_eq, n, density)
     A = A[independent_rows(A, np.arange(n_eq), n_eq, A[:0])]
     C = random_rows(rng, n_in, n, density)

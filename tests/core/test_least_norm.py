@@ -27,7 +27,13 @@ from nbqp.kernels.orthogonal import least_norm, triangularise
 from nbqp.kernels.structure import Point, Shifts
 from nbqp.least_norm import LeastNormSystem
 from nbqp.problem import QP
-from tests.core.derivatives import adjoint_oracle, jvp_oracle
+from tests.core.derivatives import (
+    adjoint_oracle,
+    assert_matches,
+    jvp_oracle,
+    random_cotangents,
+    random_tangents,
+)
 from tests.core.infeasible import random_infeasible_qp
 from tests.core.strategies import Problem, random_qp
 
@@ -181,18 +187,10 @@ def test_large_singular_systems_are_solved_by_lsmr(
         monkeypatch.setattr(f"{module}.LARGEST_DENSE", 0)
     settings = nbqp.Settings(eps_abs=1e-10, primal_infeasibility_solving=True)
     sol, rng = nbqp.solve_qp(**problem.args, settings=settings), np.random.default_rng(5)
-    parts = ("x", "y", "z", "s_e", "s_i")
-    given = {f"dL_d{k}": rng.standard_normal(getattr(sol, k).shape) for k in parts}
+    given = random_cotangents(rng, sol, ("x", "y", "z", "s_e", "s_i"))
     grads = nbqp.vjp(sol, **given)
-    for name, value in adjoint_oracle(problem.data, sol, given).items():
-        ours = getattr(grads, name)
-        if ours is not None:
-            scale = 1.0 + np.abs(value).max(initial=0.0)
-            np.testing.assert_allclose(ours, value, rtol=0.0, atol=1e-6 * scale, err_msg=name)
-    moved = {f"d{k}": rng.standard_normal(getattr(problem.data, k).shape) for k in ("g", "A", "b")}
+    assert_matches(grads, adjoint_oracle(problem.data, sol, given), atol=1e-6)
+    moved = random_tangents(rng, problem.data, ("g", "A", "b"))
     forward = nbqp.jvp(sol, **moved)
-    for name, value in jvp_oracle(problem.data, sol, moved).items():
-        scale = 1.0 + np.abs(value).max(initial=0.0)
-        ours = getattr(forward, name)
-        np.testing.assert_allclose(ours, value, rtol=0.0, atol=1e-6 * scale, err_msg=name)
+    assert_matches(forward, jvp_oracle(problem.data, sol, moved), atol=1e-6)
     assert len(shapes) == 2
