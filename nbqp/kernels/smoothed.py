@@ -37,7 +37,7 @@ from nbqp.kernels.residuals import (
     update_products,
     worst_ratio,
 )
-from nbqp.kernels.semismooth import direction_products, keep_best
+from nbqp.kernels.semismooth import keep_best
 from nbqp.kernels.status import (
     ABORTED,
     CONVERGED,
@@ -47,6 +47,7 @@ from nbqp.kernels.status import (
     PRIMAL_INFEASIBLE,
     STALLED,
 )
+from nbqp.kernels.subproblem import direction_products
 
 # Residuals below which the phase hands over to the semismooth one.
 HAND_OVER = 1e-5
