@@ -247,7 +247,9 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         solution = solve_qp(**data, settings=self.settings, on_failure=self.on_failure)
         if self.violation > 0.0:
             norms = [_norms(s) for s in (solution.s_e, solution.s_i, solution.s_box)]
-            self.add_loss(self.violation * tf.reduce_mean(tf.add_n(norms)))
+            violation = self.violation * tf.reduce_mean(tf.add_n(norms))
+            # Keras adds up losses in its own float type, whatever that of the layer.
+            self.add_loss(tf.cast(violation, keras.config.floatx()))
         solution = solution.astype(self.compute_dtype)
         return solution if self.return_solution else solution.x
 
@@ -307,7 +309,9 @@ def _norms(s: Any) -> Any:
     """The l2 norm of each row, with the gradient 0 where it is 0."""
     squares = tf.reduce_sum(s * s, axis=1)
     zero = tf.equal(squares, 0.0)
-    return tf.where(zero, 0.0, tf.sqrt(tf.where(zero, 1.0, squares)))
+    # Like the squares: in a graph, Keras types a bare number as its own float32.
+    roots = tf.sqrt(tf.where(zero, tf.ones_like(squares), squares))
+    return tf.where(zero, tf.zeros_like(squares), roots)
 
 
 def _product(M: Any, v: Any) -> Any:

@@ -79,8 +79,10 @@ GOLDEN = 0.6180339887498949
 KEPT = 0.5
 # The share of a null vector outside V that counts as none.
 NEGLIGIBLE = 1e-4
-# The weight of the proximal term for b4, the proximal steps, and their relative size at the end.
+# The weight of the proximal term for b4, and a smaller one for rows of V that are nearly dependent or
+# small, where the first takes too many steps; the steps with each, and their relative size at the end.
 PROXIMAL = 1e-5
+SMALL_PROXIMAL = 1e-9
 PROXIMAL_STEPS = 20
 SETTLED = 1e-9
 
@@ -272,14 +274,17 @@ def _project_multipliers(
         w[i] = 1.0 / (unit[i] * unit[i]) if may_shift(side[i]) else np.inf
         rows.v[i] = z[i] / unit[i]
     for j in range(n):
-        weight = 1.0 if may_shift(side_box[j]) else 1.0 / PROXIMAL
-        w[n_in + j] = weight / (D[j] * D[j])
         rows.v[n_in + j] = z_box[j] / D[j]
-    factor_system(pattern, factor, entries, no_H, A, C, system)
     system.r1[:] = 0.0
     x[:] = 0.0
     settled = False
-    for _ in range(PROXIMAL_STEPS):
+    for step in range(2 * PROXIMAL_STEPS):
+        if step % PROXIMAL_STEPS == 0:
+            proximal = PROXIMAL if step == 0 else SMALL_PROXIMAL
+            for j in range(n):
+                weight = 1.0 if may_shift(side_box[j]) else 1.0 / proximal
+                w[n_in + j] = weight / (D[j] * D[j])
+            factor_system(pattern, factor, entries, no_H, A, C, system)
         _row_products(pattern, A, C, x, Ax, Mx)
         for i in range(n_eq):
             r2[i] = rows.e[i] - Ax[i]

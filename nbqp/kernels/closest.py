@@ -56,7 +56,7 @@ RESTARTS = 2
 RESTART = 1e-2
 # The smoothed phase's x is a start unless it has run away.
 FAR = 1e6
-# |M's| of the smallest shifts, relative to them.
+# |M's| of the smallest shifts, relative to them and, in every column, to its terms.
 SMALLEST = 1e-3
 # Outer steps without progress, the shifts settled, that multipliers may take to fall.
 DRAINING = 3
@@ -110,6 +110,43 @@ def _set_shift(pattern, problem, it, shift):
     for j in range(pattern.n):
         worst = max(worst, abs(pull[j]) / D[j])
     return size, change, worst
+
+
+@kernel
+def _imbalance(pattern, problem, shift, floor):
+    """The largest |M's|_j relative to its terms, column by column, from `_set_shift`'s workspaces.
+
+    It is 0 at the smallest shifts, also where rows are so small that |M's| is small for any. Only
+    shifts above `floor`, in the user's units, count as terms.
+    """
+    Ap = pattern.Ap
+    Ai = pattern.Ai
+    Cp = pattern.Cp
+    Ci = pattern.Ci
+    A = problem.A
+    C = problem.C
+    unit_e = problem.unit_e
+    unit = problem.unit
+    s_e = shift.e
+    s = shift.s
+    t_e = shift.t_e
+    t = shift.t
+    pull = shift.pull
+    n_in = pattern.n_in
+    worst = 0.0
+    for j in range(pattern.n):
+        terms = abs(t[n_in + j]) if abs(s[n_in + j]) * unit[n_in + j] > floor else 0.0
+        for p in range(Ap[j], Ap[j + 1]):
+            i = Ai[p]
+            if abs(s_e[i]) * unit_e[i] > floor:
+                terms += abs(A[p] * t_e[i])
+        for p in range(Cp[j], Cp[j + 1]):
+            i = Ci[p]
+            if abs(s[i]) * unit[i] > floor:
+                terms += abs(C[p] * t[i])
+        if terms > 0.0:
+            worst = max(worst, abs(pull[j]) / terms)
+    return worst
 
 
 @kernel
@@ -240,7 +277,8 @@ def run_closest(ws, options, elastic):
         update_products(pattern, problem, it)
         size, change, pull = _set_shift(pattern, problem, it, shift)
         set_tolerances(pattern, problem, it, options, tol)
-        if first or pull > SMALLEST * size:
+        balanced = _imbalance(pattern, problem, shift, tol[0]) <= SMALLEST
+        if first or pull > SMALLEST * size or not balanced:
             # Their change says nothing before the multipliers have changed, nor does a small pull that
             # is that of small shifts.
             change = size

@@ -236,3 +236,26 @@ def test_gradients_of_sparse_data_come_on_their_pattern() -> None:
         assert ours.nnz == pattern.sum()
         expected = np.where(pattern, getattr(dense, f"dL_d{name}"), 0.0)
         np.testing.assert_allclose(ours.toarray(), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+def test_feasible_qps_with_a_small_row_are_feasible(size: float) -> None:
+    """|M's| of a small row is small for any shift: its terms in each column tell the smallest one."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        F, A = rng.standard_normal((4, 4)), rng.standard_normal((3, 4))
+        A[0] *= size
+        args = (F.T @ F + 0.1 * np.eye(4), rng.standard_normal(4), A, A @ rng.standard_normal(4))
+        sol = nbqp.solve_qp(*args, settings=CLOSEST)
+        assert sol.status is SOLVED
+        np.testing.assert_allclose(sol.x, nbqp.solve_qp(*args).x, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-3, 5e-4, 1e-4])
+def test_gradients_through_a_small_violated_row(size: float) -> None:
+    """The rows have full rank, x0 = b0 / size whatever contradicts beside it."""
+    A, b = np.array([[size, 0.0], [0.0, 1.0], [0.0, 1.0]]), np.array([size, 0.0, 1.0])
+    sol = nbqp.solve_qp(np.eye(2), [0.1, 0.0], A, b, settings=CLOSEST)
+    assert sol.status is SHIFTED
+    grads = nbqp.vjp(sol, dL_dx=np.array([1.0, 0.0]))
+    np.testing.assert_allclose(grads.dL_db, [1.0 / size, 0.0, 0.0], rtol=1e-6, atol=1e-6)

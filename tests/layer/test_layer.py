@@ -237,3 +237,16 @@ def test_the_violation_is_added_to_the_loss_and_falls() -> None:
 def test_complex_constants_are_refused() -> None:
     with pytest.raises(nbqp.ShapeError, match=r"b: expected None, real numbers, .* complex128"):
         QPLayer(A=np.ones((1, 2)), b=np.array([1.0 + 1.0j]))
+
+
+def test_the_violation_has_the_dtype_of_the_layer_in_a_graph() -> None:
+    x = keras.Input((N,), dtype="float64")
+    layer = QPLayer(
+        H=np.eye(N), A=np.ones((1, N)), b=np.array([-1.0]), lb=0.0,
+        settings=CLOSEST, violation=1e-3, dtype="float64",
+    )  # fmt: skip
+    model = keras.Model(x, layer(x))
+    model.compile("sgd", "mse")
+    loss = model.evaluate(np.zeros((2, N)), np.zeros((2, N)), verbose=0)
+    assert np.isfinite(loss)
+    assert loss > 0.0
