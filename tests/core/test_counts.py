@@ -1,0 +1,80 @@
+"""What a solve takes, counted on fixed problems: slower machines change nothing, slower code does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+import nbqp
+from tests.core.infeasible import random_infeasible_mixture
+from tests.core.strategies import random_mixture
+
+CLOSEST = nbqp.Settings(eps_abs=1e-9, primal_infeasibility_solving=True)
+EPS = nbqp.Settings(eps_abs=1e-9)
+
+
+def sudoku_shaped(curvature: float, feasible: bool) -> dict[str, Any]:
+    """A 40 x 64 and uniform, one-hot costs, x >= 0: the programs that a Sudoku layer meets."""
+    rng = np.random.default_rng(3)
+    A, g = rng.random((40, 64)), np.zeros((41, 16, 4))
+    for row in g:
+        cells = rng.permutation(16)[:6]
+        row[cells, rng.integers(4, size=6)] = -1.0
+    H = curvature * np.eye(64) if curvature else None
+    b = A @ np.exp(rng.standard_normal(64)) if feasible else np.ones(40)
+    return {"H": H, "g": g.reshape(41, 64), "A": A, "b": b, "lb": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "most"),
+    [
+        (sudoku_shaped(0.1, True), EPS, 12.0),
+        (sudoku_shaped(0.0, True), EPS, 13.0),
+        (sudoku_shaped(0.0, False), CLOSEST, 24.0),
+    ],
+    ids=["qp", "lp", "closest"],
+)
+def test_factorisations_of_a_batch(
+    data: dict[str, Any], settings: nbqp.Settings, most: float
+) -> None:
+    sol = nbqp.solve_batch(**data, settings=settings)
+    assert all(status.name.startswith("SOLVED") for status in sol.status)
+    assert sol.info.factorizations.mean() <= most
+
+
+@pytest.mark.large
+def test_factorisations_of_varied_problems() -> None:
+    feasible = [
+        nbqp.solve_qp(**problem.args, settings=EPS)
+        for problem in random_mixture(np.random.default_rng(7), 200)
+    ]
+    infeasible = [
+        nbqp.solve_qp(**problem.args, settings=CLOSEST)
+        for problem in random_infeasible_mixture(np.random.default_rng(5), 120)
+    ]
+    # Those of single hard ones differ between machines.
+    assert np.median([sol.info.factorizations for sol in feasible]) <= 10
+    assert np.mean([sol.info.factorizations for sol in infeasible]) <= 20
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy allocates where kernels do not")
+def test_a_newton_step_allocates_nothing() -> None:
+    """A sample costs those of its final checks, eight each, and takes more steps than that."""
+    from numba.core.runtime import _nrt_python, rtsys
+
+    _nrt_python.memsys_enable_stats()
+
+    def allocations(data: dict[str, Any], samples: int) -> int:
+        part = {**data, "g": data["g"][:samples]}
+        nbqp.solve_batch(**part, settings=EPS, threads=1)
+        before = rtsys.get_allocation_stats().mi_alloc
+        nbqp.solve_batch(**part, settings=EPS, threads=1)
+        return int(rtsys.get_allocation_stats().mi_alloc - before)
+
+    for data in (sudoku_shaped(0.1, True), sudoku_shaped(0.0, True)):
+        counts = [allocations(data, samples) for samples in (1, 21, 41)]
+        assert counts[1] - counts[0] <= 20 * 12
+        assert counts[2] - counts[1] <= 20 * 12
