@@ -31,9 +31,9 @@ def sudoku_shaped(curvature: float, feasible: bool) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "settings", "most"),
     [
-        (sudoku_shaped(0.1, True), EPS, 12.0),
-        (sudoku_shaped(0.0, True), EPS, 13.0),
-        (sudoku_shaped(0.0, False), CLOSEST, 24.0),
+        (sudoku_shaped(0.1, True), EPS, 12.5),
+        (sudoku_shaped(0.0, True), EPS, 13.5),
+        (sudoku_shaped(0.0, False), CLOSEST, 25.0),
     ],
     ids=["qp", "lp", "closest"],
 )
