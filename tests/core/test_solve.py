@@ -83,21 +83,20 @@ def test_residual_methods_agree_with_numpy(problem: Problem) -> None:
 
 
 def test_a_gap_that_does_not_count_saves_factorisations() -> None:
-    counted, free = (
-        [
+    """With x near 1e5 the gap stays above 1e-9 by rounding, however many steps are taken."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        F, g = rng.standard_normal((4, 12)), 10.0 * rng.standard_normal(12)
+        args = (F.T @ F + 1e-4 * np.eye(12), g)
+        counted, free = (
             nbqp.solve_qp(
-                **problem.args, settings=nbqp.Settings(eps_abs=EPS, check_duality_gap=count)
+                *args, lb=-1e6, settings=nbqp.Settings(eps_abs=EPS, check_duality_gap=count)
             )
-            for problem in MIXTURE[:60]
-        ]
-        for count in (True, False)
-    )
-    for problem, sol in zip(MIXTURE, free, strict=False):
-        assert sol.status is nbqp.Status.SOLVED
-        primal, dual, _ = residuals(problem.data, sol.x, sol.y, sol.z, sol.z_box)
-        assert max(primal, dual) <= 1.1 * EPS
-    steps = [sum(sol.info.factorizations for sol in sols) for sols in (counted, free)]
-    assert steps[1] < steps[0]
+            for count in (True, False)
+        )
+        assert free.status is nbqp.Status.SOLVED
+        assert max(free.primal_residual(), free.dual_residual()) <= 1.1 * EPS
+        assert free.info.factorizations < counted.info.factorizations
 
 
 def test_a_warm_start_at_the_solution_takes_no_step() -> None:
