@@ -1,4 +1,7 @@
-"""Certificates of infeasibility, measured in the user's units.
+"""Certificates of infeasibility, measured in the user's units: found by a phase, then proved.
+
+A phase tests its candidates on products with the scaled matrices, which it has anyway; what it
+finds is proved once more from the user's data, with compensated sums, before it becomes a status.
 
 Primal (Farkas): (y, z) with A'y + M'z = 0 and s = b'y + sum hi z_+ - sum lo z_- < 0. For every x,
 
@@ -9,16 +12,47 @@ so a residual of eps * (-s) leaves only feasible points with |x|_1 >= 1/eps, and
 counts as feasible.
 
 Dual: a direction d with H d = 0, A d = 0, M d within the recession cone of the sides, g'd < 0.
+Along t d the objective falls until t = -g'd / d'Hd: by |t d| >= 1 / eps, which counts as for ever.
+Leaving the cone by `leave` costs about |g| * leave, which has to be small beside the descent. The
+curvature is held against the entries of H as well: a long gradient does not make a positive
+definite H flat.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.jit import kernel
+from nbqp.kernels.csc import (
+    add_exactly,
+    add_product_compensated,
+    add_transposed_product_compensated,
+)
+from nbqp.kernels.dense import larger, largest
+from nbqp.kernels.jit import exact, kernel
 
 # The share of the sum that must remain after cancellation for its sign to be believed.
 SIGNIFICANT = 1e-9
+# What a phase asks of its candidates, as a share of what the proof asks: the two round differently.
+MARGIN = 0.5
+
+
+@kernel
+def _is_farkas(residual, support, norm, eps, eps_abs):
+    """Whether the sizes of A'y + M'z, of s and of (y, z) are those of a certificate."""
+    return support < 0.0 and residual <= -eps * support and eps_abs * norm < -support
+
+
+@kernel
+def _is_descent(norm, slope, curvature, leave, largest_g, largest_H, eps):
+    """Whether |d|, g'd, |H d|, the distance from the cone, |g| and |H| are those of a certificate."""
+    return (
+        norm > 0.0
+        and slope < 0.0
+        and curvature <= -eps * slope
+        and curvature <= eps * largest_H * norm
+        and leave * largest_g <= -eps * slope
+        and leave <= eps * norm
+    )
 
 
 @kernel
@@ -70,11 +104,8 @@ def proves_primal_infeasible(pattern, problem, y, z, residual, eps, eps_abs):
             support += lo[i] * z[i]
             terms += abs(lo[i] * z[i])
         norm += abs(z[i]) / unit[i]
-    support /= c
-    return (
-        support < -SIGNIFICANT * terms / c
-        and residual_norm <= -eps * support
-        and eps_abs * norm / c < -support
+    return support < -SIGNIFICANT * terms and _is_farkas(
+        residual_norm, MARGIN * support / c, norm / c, eps, eps_abs
     )
 
 
@@ -106,13 +137,8 @@ def proves_dual_infeasible(pattern, problem, d, Hd, Ad, Md, eps):
         terms += abs(g[j] * d[j])
         largest_g = max(largest_g, abs(g[j]) * unit_d[j])
         curvature = max(curvature, abs(Hd[j]) * unit_d[j])
-    if not slope < -SIGNIFICANT * terms or norm == 0.0:
+    if not slope < -SIGNIFICANT * terms:
         return False
-    # Along t d the objective falls until t = -g'd / d'Hd: by |t d| >= 1 / eps, which counts as for ever.
-    slope /= c
-    if curvature > -eps * slope:
-        return False
-    # Leaving the cone by `leave` costs about |g| * leave: it has to be small beside the descent.
     leave = 0.0
     for i in range(n_eq):
         leave = max(leave, abs(Ad[i]) * unit_e[i])
@@ -121,12 +147,92 @@ def proves_dual_infeasible(pattern, problem, d, Hd, Ad, Md, eps):
             leave = max(leave, Md[i] * unit[i])
         if lo[i] > -np.inf:
             leave = max(leave, -Md[i] * unit[i])
-    if not (leave * largest_g <= -eps * slope and leave <= eps * norm):
-        return False
-    # Beside the entries of H as well: a long gradient does not make a positive definite H flat.
     largest_H = 0.0
     for j in range(n):
         for p in range(pattern.Hp[j], pattern.Hp[j + 1]):
             entry = abs(problem.H[p]) * unit_d[j] / D[pattern.Hi[p]]
             largest_H = max(largest_H, entry)
-    return curvature <= eps * largest_H * norm
+    return _is_descent(norm, slope / c, curvature, leave, largest_g, largest_H, MARGIN * eps)
+
+
+@exact
+def proven_primal_infeasible(pattern, qp, y, z, z_box, options):
+    """Whether (y, z, z_box) is a Farkas certificate of the user's data `qp`, in whose units it is.
+
+    y (n_eq), z (n_in): not modified. z_box (n): overwritten by what cancels A'y + C'z best.
+    """
+    n = pattern.n
+    total = np.zeros(n)
+    error = np.zeros(n)
+    add_transposed_product_compensated(pattern.Ap, pattern.Ai, qp.A, y, total, error)
+    add_transposed_product_compensated(pattern.Cp, pattern.Ci, qp.C, z, total, error)
+    residual = 0.0
+    support = np.zeros(1)
+    support_error = np.zeros(1)
+    norm = 0.0
+    for i in range(pattern.n_eq):
+        add_exactly(qp.b[i], y[i], support, support_error, 0)
+        norm += abs(y[i])
+    for i in range(pattern.n_in):
+        # On an absent side the sum becomes infinite, or NaN, and proves nothing.
+        if z[i] != 0.0:
+            side = qp.u[i] if z[i] > 0.0 else qp.l[i]
+            add_exactly(side, z[i], support, support_error, 0)
+        norm += abs(z[i])
+    for j in range(n):
+        wanted = -(total[j] + error[j])
+        side = qp.ub[j] if wanted > 0.0 else qp.lb[j]
+        z_box[j] = wanted if abs(side) < np.inf else 0.0
+        residual = larger(residual, abs((total[j] + z_box[j]) + error[j]))
+        if z_box[j] != 0.0:
+            add_exactly(side, z_box[j], support, support_error, 0)
+        norm += abs(z_box[j])
+    return _is_farkas(
+        residual, support[0] + support_error[0], norm, options.eps_primal_inf, options.eps_abs
+    )
+
+
+@exact
+def proven_dual_infeasible(pattern, qp, d, options):
+    """Whether d (n, not modified) is a direction of unbounded descent of the user's data `qp`."""
+    n = pattern.n
+    slope = np.zeros(1)
+    slope_error = np.zeros(1)
+    for j in range(n):
+        add_exactly(qp.g[j], d[j], slope, slope_error, 0)
+    Hd = _product(pattern.Hp, pattern.Hi, qp.H, d, n)
+    Ad = _product(pattern.Ap, pattern.Ai, qp.A, d, pattern.n_eq)
+    Cd = _product(pattern.Cp, pattern.Ci, qp.C, d, pattern.n_in)
+    leave = largest(Ad)
+    for i in range(pattern.n_in):
+        leave = larger(leave, _distance_from_cone(Cd[i], qp.l[i], qp.u[i]))
+    for j in range(n):
+        leave = larger(leave, _distance_from_cone(d[j], qp.lb[j], qp.ub[j]))
+    return _is_descent(
+        largest(d),
+        slope[0] + slope_error[0],
+        largest(Hd),
+        leave,
+        largest(qp.g),
+        largest(qp.H),
+        options.eps_dual_inf,
+    )
+
+
+@kernel
+def _distance_from_cone(value, lo, hi):
+    """How far a row's change along a direction is from staying within finite sides for ever."""
+    above = value if hi < np.inf else 0.0
+    below = -value if lo > -np.inf else 0.0
+    return max(max(above, below), 0.0)
+
+
+@exact
+def _product(Mp, Mi, Mx, d, rows):
+    """M d, from compensated sums."""
+    total = np.zeros(rows)
+    error = np.zeros(rows)
+    add_product_compensated(Mp, Mi, Mx, d, total, error)
+    for i in range(rows):
+        total[i] += error[i]
+    return total

@@ -68,6 +68,14 @@ def add_compensated(value, total, error, i):
 
 
 @exact
+def add_exactly(a, b, total, error, i):
+    """total[i] + error[i] += a b, in twice the working precision."""
+    value = a * b
+    add_compensated(value, total, error, i)
+    error[i] += product_error(a, b, value)
+
+
+@exact
 def _axpy_compensated(total, error, a, x):
     """total[: len(x)] + error += a x."""
     for i in range(len(x)):
@@ -89,9 +97,7 @@ def add_product_compensated(Mp, Mi, Mx, x, total, error):
             _axpy_compensated(total[i:], error[i:], xj, Mx[begin:end])
         else:
             for p in range(begin, end):
-                value = Mx[p] * xj
-                add_compensated(value, total, error, Mi[p])
-                error[Mi[p]] += product_error(Mx[p], xj, value)
+                add_exactly(Mx[p], xj, total, error, Mi[p])
 
 
 @exact
@@ -99,6 +105,4 @@ def add_transposed_product_compensated(Mp, Mi, Mx, y, total, error):
     """Total + error += M' y, in twice the working precision."""
     for j in range(len(Mp) - 1):
         for p in range(Mp[j], Mp[j + 1]):
-            value = Mx[p] * y[Mi[p]]
-            add_compensated(value, total, error, j)
-            error[j] += product_error(Mx[p], y[Mi[p]], value)
+            add_exactly(Mx[p], y[Mi[p]], total, error, j)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbqp.kernels.certificates import proven_dual_infeasible, proven_primal_infeasible
 from nbqp.kernels.closest import largest_pull, run_closest, unscale_shift
 from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
@@ -148,8 +149,11 @@ def _solve_closest(ws, options, cold):
 
 
 @kernel
-def _unscale_certificate(ws, code, k, out):
-    """The certificate that a phase left in ws.step, in the user's units, its largest entry 1."""
+def _prove(ws, qp, options, code, k, out):
+    """Write the certificate that a phase left in ws.step, in the user's units, its largest entry 1.
+
+    Returns `code` where the user's data prove it as well; otherwise the certificate is zero.
+    """
     x = out.certificate_x[k]
     y = out.certificate_y[k]
     z = out.certificate_z[k]
@@ -160,12 +164,20 @@ def _unscale_certificate(ws, code, k, out):
         size = max(largest(y), largest(z), largest(z_box))
         y /= size
         z /= size
-        z_box /= size
+        proven = proven_primal_infeasible(ws.pattern, qp, y, z, z_box, options)
     else:
         y[:] = 0.0
         z[:] = 0.0
         z_box[:] = 0.0
         x /= largest(x)
+        proven = proven_dual_infeasible(ws.pattern, qp, x, options)
+    if proven:
+        return code
+    x[:] = 0.0
+    y[:] = 0.0
+    z[:] = 0.0
+    z_box[:] = 0.0
+    return STALLED
 
 
 @kernel
@@ -299,7 +311,7 @@ def _finish(ws, qp, options, code, k, out):
     if code == CONVERGED:
         return STALLED
     if code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
-        _unscale_certificate(ws, code, k, out)
+        return _prove(ws, qp, options, code, k, out)
     return code
 
 

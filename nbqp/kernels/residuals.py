@@ -13,6 +13,7 @@ import numpy as np
 
 from nbqp.kernels.csc import (
     add_compensated,
+    add_exactly,
     add_product,
     add_product_compensated,
     add_transposed_product,
@@ -21,7 +22,6 @@ from nbqp.kernels.csc import (
 from nbqp.kernels.dense import larger
 from nbqp.kernels.jit import entry, exact, kernel
 from nbqp.kernels.structure import sample_data
-from nbqp.kernels.vector import product_error
 
 
 @kernel
@@ -253,34 +253,27 @@ def exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res):
     for j in range(n):
         r = total[j] + error[j]
         dual = larger(dual, abs(r))
-        _add_product(x[j], r, gap, gap_error)
+        add_exactly(x[j], r, gap, gap_error, 0)
         value = x[j] - s_box[j]
         primal = larger(primal, max(value - ub[j], lb[j] - value))
         if z_box[j] != 0.0:
             side = ub[j] if z_box[j] > 0.0 else lb[j]
-            _add_product(-z_box[j], value - side, gap, gap_error)
+            add_exactly(-z_box[j], value - side, gap, gap_error, 0)
     for i in range(n_eq):
         r = e[i] + e_error[i]
         primal = larger(primal, abs(r))
-        _add_product(-y[i], r, gap, gap_error)
+        add_exactly(-y[i], r, gap, gap_error, 0)
     for i in range(n_in):
         above = (v[i] - u[i]) + v_error[i]
         below = (l[i] - v[i]) - v_error[i]
         primal = larger(primal, max(above, below))
         if z[i] > 0.0:
-            _add_product(-z[i], above, gap, gap_error)
+            add_exactly(-z[i], above, gap, gap_error, 0)
         elif z[i] < 0.0:
-            _add_product(z[i], below, gap, gap_error)
+            add_exactly(z[i], below, gap, gap_error, 0)
     res[0] = primal
     res[1] = dual
     res[2] = gap[0] + gap_error[0]
-
-
-@exact
-def _add_product(a, b, total, error):
-    value = a * b
-    add_compensated(value, total, error, 0)
-    error[0] += product_error(a, b, value)
 
 
 @entry
