@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nbqp.analysis import Analysis
 from nbqp.errors import ShapeError
-from nbqp.kernels.proxqp import solve_range
+from nbqp.kernels.proxqp import GAP_ROUNDING, solve_range
 from nbqp.kernels.scaling import shared_scaling
 from nbqp.kernels.state import Options
 from nbqp.kernels.status import INVALID_DATA, NOT_RUN
@@ -79,6 +79,7 @@ def to_options(settings: Settings) -> Options:
         settings.eps_dual_inf,
         METHODS[settings.method],
         settings.primal_infeasibility_solving,
+        GAP_ROUNDING,
     )
 
 

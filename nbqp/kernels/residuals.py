@@ -137,14 +137,40 @@ def measure(pattern, problem, it, shift, res):
 
 
 @kernel
+def _gap_terms(pattern, problem, it):
+    """The largest of the terms of the duality gap; as in ProxQP."""
+    n_eq = pattern.n_eq
+    n = pattern.n
+    b = problem.b
+    g = problem.g
+    lo = problem.lo
+    hi = problem.hi
+    x = it.x
+    y = it.y
+    z = it.z
+    Hx = it.Hx
+    quadratic = 0.0
+    linear = 0.0
+    for j in range(n):
+        quadratic += x[j] * Hx[j]
+        linear += x[j] * g[j]
+    equalities = 0.0
+    for i in range(n_eq):
+        equalities += b[i] * y[i]
+    sides = 0.0
+    for i in range(len(z)):
+        sides += abs(side_of(z[i], lo[i], hi[i]) * z[i])
+    terms = max(max(quadratic, abs(linear)), max(abs(equalities), sides))
+    return terms / problem.cost[0]
+
+
+@kernel
 def set_tolerances(pattern, problem, it, options, tol):
     """Set tol (3) to eps_abs + eps_rel * (size of the terms of each residual); as in ProxQP."""
     eps_rel = options.eps_rel
     n_eq = pattern.n_eq
     n = pattern.n
     problem_b = problem.b
-    n_in = pattern.n_in
-    y = it.y
     z = it.z
     lo = problem.lo
     hi = problem.hi
@@ -153,7 +179,6 @@ def set_tolerances(pattern, problem, it, options, tol):
     Hx = it.Hx
     g = problem.g
     unit_d = problem.unit_d
-    x = it.x
     it_dual = it.dual
     v = it.v
     e = it.e
@@ -161,29 +186,28 @@ def set_tolerances(pattern, problem, it, options, tol):
     if eps_rel == 0.0:
         return
     primal = 0.0
-    equalities = 0.0
     for i in range(n_eq):
         b = problem_b[i]
         primal = max(primal, max(abs(b), abs(e[i] + b)) * unit_e[i])
-        equalities += b * y[i]
-    sides = 0.0
-    for i in range(n_in + n):
+    for i in range(len(z)):
         side = side_of(z[i], lo[i], hi[i])
         primal = max(primal, max(abs(side), abs(v[i])) * unit[i])
-        sides += abs(side * z[i])
-    quadratic = 0.0
-    linear = 0.0
     dual = 0.0
     for j in range(n):
         terms = max(abs(Hx[j]), abs(g[j]))
         terms = max(terms, abs(Hx[j] + g[j] - it_dual[j]))
         dual = max(dual, terms * unit_d[j])
-        quadratic += x[j] * Hx[j]
-        linear += x[j] * g[j]
     tol[0] += eps_rel * primal
     tol[1] += eps_rel * dual
-    gap = max(max(quadratic, abs(linear)), max(abs(equalities), sides))
-    tol[2] += eps_rel * gap / problem.cost[0]
+    tol[2] += eps_rel * _gap_terms(pattern, problem, it)
+
+
+@kernel
+def set_aims(pattern, problem, it, options, tol):
+    """The tolerances of a phase: a gap below the rounding of its terms is left to `close_gap`."""
+    set_tolerances(pattern, problem, it, options, tol)
+    if options.gap_rounding > 0.0:
+        tol[2] = max(tol[2], options.gap_rounding * _gap_terms(pattern, problem, it))
 
 
 @kernel
@@ -207,6 +231,18 @@ def within(res, tol, options):
 
 
 @exact
+def set_exact_dual(pattern, qp, x, y, z, z_box, total, error):
+    """Total + error (n) = Hx + g + A'y + C'z + z_box, in twice the working precision."""
+    for j in range(pattern.n):
+        total[j] = qp.g[j]
+        error[j] = 0.0
+        add_compensated(z_box[j], total, error, j)
+    add_product_compensated(pattern.Hp, pattern.Hi, qp.H, x, total, error)
+    add_transposed_product_compensated(pattern.Ap, pattern.Ai, qp.A, y, total, error)
+    add_transposed_product_compensated(pattern.Cp, pattern.Ci, qp.C, z, total, error)
+
+
+@exact
 def exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res):
     """Residuals of an unscaled point from the user's data `qp`, with compensated sums.
 
@@ -220,7 +256,6 @@ def exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res):
     n_eq = pattern.n_eq
     n_in = pattern.n_in
     n = pattern.n
-    g = qp.g
     b = qp.b
     l = qp.l
     u = qp.u
@@ -228,12 +263,7 @@ def exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res):
     ub = qp.ub
     total = np.zeros(n)
     error = np.zeros(n)
-    for j in range(n):
-        total[j] = g[j]
-        add_compensated(z_box[j], total, error, j)
-    add_product_compensated(pattern.Hp, pattern.Hi, qp.H, x, total, error)
-    add_transposed_product_compensated(Ap, Ai, qp.A, y, total, error)
-    add_transposed_product_compensated(Cp, Ci, qp.C, z, total, error)
+    set_exact_dual(pattern, qp, x, y, z, z_box, total, error)
     e = np.zeros(n_eq)
     e_error = np.zeros(n_eq)
     for i in range(n_eq):

@@ -18,8 +18,8 @@ from nbqp.kernels.certificates import proves_dual_infeasible, proves_primal_infe
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.residuals import (
     measure,
+    set_aims,
     set_constraint_forces,
-    set_tolerances,
     update_products,
     within,
     worst_ratio,
@@ -188,7 +188,7 @@ def run_semismooth(ws, options, mu, rho):
         outer[0] += 1
         update_products(pattern, problem, it)
         measure(pattern, problem, it, ws.shift, res)
-        set_tolerances(pattern, problem, it, options, tol)
+        set_aims(pattern, problem, it, options, tol)
         keep_best(it, ws.best, work, counted)
         score = worst_ratio(res, tol, counted)
         if score < PROGRESS * lowest:

@@ -32,8 +32,8 @@ from nbqp.kernels.jit import kernel
 from nbqp.kernels.kkt import factor_system, solve_system
 from nbqp.kernels.residuals import (
     measure,
+    set_aims,
     set_constraint_forces,
-    set_tolerances,
     update_products,
     worst_ratio,
 )
@@ -390,7 +390,7 @@ def run_smoothed(ws, options, loose, elastic):
         if elastic > 0.0:
             _add_proximal_terms(ws)
         measure(pattern, problem, it, ws.shift, res)
-        set_tolerances(pattern, problem, it, options, tol)
+        set_aims(pattern, problem, it, options, tol)
         # The gap always counts here, since it tells how near complementarity is.
         keep_best(it, ws.best, work, len(res))
         if res[0] <= loose * tol[0] and res[1] <= loose * tol[1] and res[2] <= loose * tol[2]:

@@ -115,6 +115,7 @@ class Options(NamedTuple):
     eps_dual_inf: float
     method: int
     closest: bool
+    gap_rounding: float  # a gap of that share of its terms counts as closed
 
 
 @struct
