@@ -7,7 +7,6 @@ import numpy as np
 from nbqp.kernels.certificates import proven_dual_infeasible, proven_primal_infeasible
 from nbqp.kernels.closest import largest_pull, run_closest, unscale_shift
 from nbqp.kernels.dense import largest
-from nbqp.kernels.gap import close_gap
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.residuals import (
     clear_absent_sides,
@@ -17,6 +16,7 @@ from nbqp.kernels.residuals import (
     update_products,
     worst_ratio,
 )
+from nbqp.kernels.rounding import mend
 from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
 from nbqp.kernels.smoothed import HAND_OVER, regularise, run_smoothed, start_smoothed
@@ -52,8 +52,9 @@ LAST_AIM = 0.01
 GAP_ROUNDING = 4e-15
 # What polishes a point: the same with lower aims, a cold start, and at last the best point so far.
 LOWER_AIM = 0
-COLD = 1
-LAST = 2
+UNSOLVED = 1
+COLD = 2
+LAST = 3
 # Penalties of a semismooth phase that starts cold or from the user's warm start ...
 COLD_MU = 1e-3
 COLD_RHO = 1e-6
@@ -129,13 +130,8 @@ def _solve_feasible(ws, options, warm):
             limits.max_steps[0] = min(max_steps, WARM_STEPS)
         code = run_semismooth(ws, options, COLD_MU, COLD_RHO)
         limits.max_steps[0] = max_steps
-    if options.method == SEMISMOOTH or not (code == STALLED or code == OUT_OF_STEPS):
-        return code
-    code = _smoothed_then_semismooth(ws, options)
-    if options.method == AUTO and (code == STALLED or code == OUT_OF_STEPS):
-        # The other family of steps often finishes what the first one could not.
-        _forget(it)
-        code = run_semismooth(ws, options, COLD_MU, COLD_RHO)
+    if options.method != SEMISMOOTH and (code == STALLED or code == OUT_OF_STEPS):
+        code = _smoothed_then_semismooth(ws, options)
     return code
 
 
@@ -262,10 +258,10 @@ def _check(ws, qp, options, k, out):
     s_box = out.s_box[k]
     exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res)
     set_tolerances(pattern, ws.problem, best, options, tol)
-    if not options.check_duality_gap:
-        return worst_ratio(res, tol, 2)
-    close_gap(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res, tol)
-    return worst_ratio(res, tol, 3)
+    counted = 3 if options.check_duality_gap else 2
+    if worst_ratio(res, tol, counted) > 1.0:
+        mend(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res, tol)
+    return worst_ratio(res, tol, counted)
 
 
 @kernel
@@ -273,7 +269,8 @@ def _finish(ws, qp, options, code, k, out):
     """Write sample k, which ended with `code`, and check it on the user's data; returns its code.
 
     A solution that just misses its tolerances is polished: from itself with lower aims, then from
-    a cold start. It is one loop, since every call of the phase is compiled anew.
+    a cold start, which is also tried where no solution was found: steps of the other family often
+    finish what the first one could not. It is one loop, since every call of the phase is compiled anew.
     """
     pattern = ws.pattern
     s_e = out.s_e[k]
@@ -285,7 +282,11 @@ def _finish(ws, qp, options, code, k, out):
     rho = NEAR_RHO
     steps = LAST_STEPS
     lowest = np.inf
-    attempt = LOWER_AIM if code == CONVERGED else LAST
+    attempt = LAST
+    if code == CONVERGED:
+        attempt = LOWER_AIM
+    elif code == STALLED or code == OUT_OF_STEPS:
+        attempt = UNSOLVED
     while True:
         score = _check(ws, qp, options, k, out)
         if score <= lowest:
@@ -297,7 +298,7 @@ def _finish(ws, qp, options, code, k, out):
             # The phases' own residuals are rounded more than those of the check: once more, below.
             aim *= TIGHTEN
             copy_point(ws.saved, ws.it)
-        elif attempt == LOWER_AIM and options.method == AUTO:
+        elif attempt != COLD and options.method == AUTO:
             # Near this point none will do: its multipliers are too large, mostly, and not unique.
             attempt = COLD
             aim = AIM
@@ -311,7 +312,16 @@ def _finish(ws, qp, options, code, k, out):
             continue
         ws.limits.max_steps[0] = min(options.max_iter, ws.limits.steps[0] + steps)
         ws.work.best_score[0] = np.inf
-        run_semismooth(ws, _aim(options, aim, 0.0), mu, rho)
+        # What was rounding is polished away, if it can be.
+        rounding = 0.0 if code == CONVERGED else options.gap_rounding
+        found = run_semismooth(ws, _aim(options, aim, rounding), mu, rho)
+        if found == ABORTED or (code != CONVERGED and found != CONVERGED):
+            code = found
+        if options.closest and code == PRIMAL_INFEASIBLE:
+            # Known to be infeasible, but the closest feasible QP was not found.
+            code = STALLED
+        if code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE or code == ABORTED:
+            break
     solved = lowest <= 1.0
     if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE:
         pull = largest_pull(pattern, qp, s_e, s_i, s_box, ws.it.x)

@@ -204,7 +204,7 @@ def set_tolerances(pattern, problem, it, options, tol):
 
 @kernel
 def set_aims(pattern, problem, it, options, tol):
-    """The tolerances of a phase: a gap below the rounding of its terms is left to `close_gap`."""
+    """The tolerances of a phase: a gap below the rounding of its terms is left to `rounding`."""
     set_tolerances(pattern, problem, it, options, tol)
     if options.gap_rounding > 0.0:
         tol[2] = max(tol[2], options.gap_rounding * _gap_terms(pattern, problem, it))

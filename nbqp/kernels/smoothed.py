@@ -26,10 +26,10 @@ from nbqp.kernels.barrier import (
     step_lengths,
 )
 from nbqp.kernels.certificates import proves_dual_infeasible, proves_primal_infeasible
-from nbqp.kernels.csc import add_product
-from nbqp.kernels.dense import copy, largest
+from nbqp.kernels.csc import add_transposed_product
+from nbqp.kernels.dense import copy, larger, largest
 from nbqp.kernels.jit import kernel
-from nbqp.kernels.kkt import factor_system, solve_system
+from nbqp.kernels.kkt import factor_system, solve_blocks, solve_system
 from nbqp.kernels.residuals import (
     measure,
     set_aims,
@@ -56,18 +56,28 @@ HAND_OVER = 1e-5
 # still make good, and raised to the ceiling where a direction failed.
 RHO_START = 1e-8
 MU_START = 1e-9
-REGULARISATION_FLOOR = 1e-12
+REGULARISATION_FLOOR = 1e-14
 REGULARISATION_CEILING = 1e-4
 # The share of the way to the boundary that a step goes.
 TO_BOUNDARY = 0.99
-# Residuals of a direction, relative to its right-hand side, that end refinement, and that fail: steps
-# are corrected by the next one, hence looser than in the semismooth phase.
+# The share of a residual that may remain as an error of a direction, which the next one corrects;
+# the predictor only says how far to aim.
+ERROR_SHARE = 1e-2
+PREDICTOR_SHARE = 1.0
+# A direction that leaves more of a residual has failed.
+FAILED_SHARE = 0.5
+# Rounding of the rows' values after a step, relative to its length.
+STEP_ROUNDING = 1e-13
+# Residual of the first point, relative to its right-hand side.
 SOLVE_TOLERANCE = 1e-11
-FAILED_SOLVE = 1e-9
-# The predictor only says how far to aim.
-PREDICTOR_TOLERANCE = 1e-4
-# Steps in which no residual improves on its lowest by a tenth before giving up.
-PATIENCE = 15
+# Rows with a larger w = 1 / W have their right-hand side among the variables'.
+LARGE_WEIGHT = 1.0
+# Steps in which no residual improves on its lowest by a tenth before giving up; multipliers that are
+# not unique, or many digits away, take long to come near. Once complementarity is well within the
+# gap's tolerance, as this share of it says, what stays is rounding.
+PATIENCE = 60
+ROUNDED_PATIENCE = 10
+COMPLEMENTARY = 0.01
 # Mehrotra's shifts of the first slacks and multipliers, and the least that they come to where the
 # least-squares point meets every side or has no multiplier at all.
 OUTWARD = 1.5
@@ -78,33 +88,45 @@ LARGE = 1e3
 
 
 @kernel
-def _newton_step(ws, elastic, tolerance):
+def _newton_step(ws, elastic, share):
     """Newton step for the complementarity targets c_lo, c_hi of the barrier.
 
-    Sets ws.system.dx, dy, dz, the barrier's ds and dz, and ws.step.v = M dx. tolerance: relative
-    residual at which refinement ends. Returns that of the solution.
+    Sets ws.system.dx and dy, dz of rows with lo = hi, and the barrier's ds and dz; ws.work.trial is
+    overwritten. share: of the residuals, or of a tenth of their tolerances, that may remain as an
+    error, where refinement can reach it. Returns the errors, dual and primal.
+
+    With q the right-hand side of a side whose slack is eliminated, a row's net multiplier changes by
+
+        dz = W_hi (q_hi + dv) - W_lo (q_lo - dv) = z0 + W dv,       z0 = W_hi q_hi - W_lo q_lo.
+
+    A row with small w = 1 / W has -w z0 on the right; that of a row with large w would be huge beside
+    all others, and z0 goes to the variables' side. dz is taken from the solution, never from dv: what
+    rounding leaves of a row would be multiplied by W.
     """
     pattern = ws.pattern
     problem = ws.problem
     it = ws.it
     barrier = ws.barrier
     system = ws.system
+    res = ws.work.res
+    tol = ws.work.tol
     n = pattern.n
     n_in = pattern.n_in
     lo = problem.lo
     hi = problem.hi
     mu = ws.work.mu
+    z0 = ws.work.trial
     mu_e = system.mu_e
     r1 = system.r1
     r2 = system.r2
     r3 = system.r3
     w = system.w
-    dx = system.dx
     dual = it.dual
     e = it.e
     v = it.v
     y = it.y
     z = it.z
+    dz = system.dz
     q_lo = barrier.q_lo
     q_hi = barrier.q_hi
     dz_lo = barrier.dz_lo
@@ -119,41 +141,52 @@ def _newton_step(ws, elastic, tolerance):
     z_hi = barrier.z_hi
     c_lo = barrier.c_lo
     c_hi = barrier.c_hi
-    dv = ws.step.v
-    for j in range(n):
-        r1[j] = -dual[j]
     for i in range(pattern.n_eq):
         r2[i] = elastic * mu_e[i] * y[i] - e[i]
-    for i in range(len(dv)):
+    for i in range(len(z0)):
         r3[i] = 0.0
+        z0[i] = 0.0
         give = elastic * mu[i]
         if lo[i] == hi[i]:
             r3[i] = hi[i] - v[i] + give * z[i]
             continue
-        total = 0.0
+        q_lo[i] = 0.0
+        q_hi[i] = 0.0
         if lo[i] > -np.inf:
             q_lo[i] = lo[i] - v[i] + s_lo[i] - give * z_lo[i] + c_lo[i] / z_lo[i]
-            total -= W_lo[i] * q_lo[i]
         if hi[i] < np.inf:
             q_hi[i] = v[i] - hi[i] + s_hi[i] - give * z_hi[i] + c_hi[i] / z_hi[i]
-            total += W_hi[i] * q_hi[i]
-        if total != 0.0:
-            r3[i] = -w[i] * total
-    error = solve_system(pattern, ws.factor, problem.H, problem.A, problem.C, system, tolerance)
-    for i in range(n_in):
-        dv[i] = 0.0
-    add_product(pattern.Cp, pattern.Ci, problem.C, dx, dv)
-    copy(dx, dv[n_in:])
-    for i in range(len(dv)):
+        net = W_hi[i] * q_hi[i] - W_lo[i] * q_lo[i]
+        if w[i] > LARGE_WEIGHT:
+            z0[i] = net
+        else:
+            r3[i] = -w[i] * net
+    copy(z0[n_in:], r1)
+    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, z0, r1)
+    for j in range(n):
+        r1[j] = -(dual[j] + r1[j])
+    errors = solve_blocks(
+        pattern,
+        ws.factor,
+        problem,
+        system,
+        share * max(res[1], 0.1 * tol[1]),
+        share * max(res[0], 0.1 * tol[0]),
+    )
+    for i in range(len(z0)):
         if lo[i] == hi[i]:
             continue
+        step = z0[i] + dz[i]
+        both = W_lo[i] * W_hi[i]
+        if both > 0.0:
+            both *= w[i] * (q_lo[i] + q_hi[i])
         if lo[i] > -np.inf:
-            dz_lo[i] = W_lo[i] * (q_lo[i] - dv[i])
+            dz_lo[i] = both - W_lo[i] * w[i] * step
             ds_lo[i] = (c_lo[i] - s_lo[i] * dz_lo[i]) / z_lo[i]
         if hi[i] < np.inf:
-            dz_hi[i] = W_hi[i] * (q_hi[i] + dv[i])
+            dz_hi[i] = both + W_hi[i] * w[i] * step
             ds_hi[i] = (c_hi[i] - s_hi[i] * dz_hi[i]) / z_hi[i]
-    return error
+    return errors
 
 
 @kernel
@@ -264,10 +297,25 @@ def start_smoothed(ws):
 
 
 @kernel
-def _adapt_regularisation(ws, mu, error):
+def _has_failed(ws, errors):
+    """Whether a direction leaves more of a residual than it should and than rounding explains."""
+    res = ws.work.res
+    tol = ws.work.tol
+    dx = ws.system.dx
+    D = ws.problem.D
+    length = 0.0
+    for j in range(len(dx)):
+        length = larger(length, abs(dx[j]) * D[j])
+    dual = max(FAILED_SHARE * res[1], tol[1])
+    primal = max(FAILED_SHARE * res[0], tol[0])
+    return not (errors[0] <= dual and errors[1] <= max(primal, STEP_ROUNDING * length))
+
+
+@kernel
+def _adapt_regularisation(ws, mu, failed):
     """Raise rho and mu where the solve failed; lower them where they hold a residual up.
 
-    error: of the last solve. Returns the new mu.
+    Returns the new mu.
     """
     problem = ws.problem
     system = ws.system
@@ -279,7 +327,7 @@ def _adapt_regularisation(ws, mu, error):
     dx = system.dx
     dy = system.dy
     dz = system.dz
-    if not error <= FAILED_SOLVE:
+    if failed:
         mu = min(100.0 * mu, REGULARISATION_CEILING)
         rho[0] = min(100.0 * rho[0], REGULARISATION_CEILING)
     else:
@@ -408,7 +456,9 @@ def run_smoothed(ws, options, loose, elastic):
             if res[i] < 0.9 * lowest[i]:
                 lowest[i] = res[i]
                 idle = 0
-        if idle > PATIENCE or not worst_ratio(res, tol, len(res)) < np.inf:
+        complementary = total <= COMPLEMENTARY * loose * tol[2] * problem.cost[0]
+        patience = ROUNDED_PATIENCE if complementary else PATIENCE
+        if idle > patience or not worst_ratio(res, tol, len(res)) < np.inf:
             return STALLED
 
         set_row_weights(problem, barrier, work.mu, system.w)
@@ -418,20 +468,21 @@ def run_smoothed(ws, options, loose, elastic):
         dual = 1.0
         if sides > 0:
             set_targets(problem, barrier, 0.0, 0.0)
-            _newton_step(ws, elastic, PREDICTOR_TOLERANCE)
+            _newton_step(ws, elastic, PREDICTOR_SHARE)
             primal, dual = step_lengths(problem, barrier, separate)
             after, _ = complementarity(problem, barrier, primal, dual)
             ratio = after / total
             sigma = min(1.0, ratio * ratio * ratio)
             set_targets(problem, barrier, sigma * total / sides, 1.0)
-            error = _newton_step(ws, elastic, SOLVE_TOLERANCE)
+            errors = _newton_step(ws, elastic, ERROR_SHARE)
             primal, dual = step_lengths(problem, barrier, separate)
             primal = min(1.0, TO_BOUNDARY * primal)
             dual = min(1.0, TO_BOUNDARY * dual)
         else:
-            error = _newton_step(ws, elastic, SOLVE_TOLERANCE)
+            errors = _newton_step(ws, elastic, ERROR_SHARE)
 
-        if error <= FAILED_SOLVE:
+        failed = _has_failed(ws, errors)
+        if not failed:
             for j in range(len(x)):
                 x[j] += primal * dx[j]
             for i in range(len(y)):
@@ -442,4 +493,4 @@ def run_smoothed(ws, options, loose, elastic):
             forget_step(barrier)
 
         if elastic == 0.0:
-            mu = _adapt_regularisation(ws, mu, error)
+            mu = _adapt_regularisation(ws, mu, failed)

@@ -1,14 +1,15 @@
-"""The duality gap that rounding leaves, taken up by x.
+"""What rounding leaves of the dual residual and the gap, mended in the user's units.
 
-Where the terms of the gap reach 1e12, their rounding alone exceeds a tolerance of 1e-6: no phase can go
-below it but by luck. The other residuals have room to spare there. As
+The phases work on scaled data, and stop where their residuals are rounding. A bound's multiplier of
+1e8, scaled back, misses the dual residual by 1e-8 and more: it is set anew, to cancel what the other
+terms come to. And where the terms of the gap reach 1e12, their rounding alone exceeds a tolerance of
+1e-6, while the other residuals have room to spare. As
 
     gap = x'Hx + g'x + b'y + sum z_i side_i,        d gap / dx_j = s_j = 2 (Hx)_j + g_j,
 
 adding -gap / s_j to a variable closes it, and adds no more than the j-th columns of H, A and C times
 that, 1e-8 or less with terms of that size, to the other residuals. A gap too large for one variable is
 first spread over all of them. Gaps that are more than rounding are left: those are a phase's work.
-Variables at a bound have no part in this, but their bounds' multipliers take up the dual residual.
 """
 
 from __future__ import annotations
@@ -84,26 +85,12 @@ def _change_one(pattern, qp, x, slopes, res, tol):
 
 
 @kernel
-def _only_the_gap(res, tol):
-    """Whether all residuals but the gap are below their tolerances."""
-    return res[0] < tol[0] and res[1] < tol[1] and abs(res[2]) > tol[2]
-
-
-@kernel
-def close_gap(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res, tol):
-    """Bring the gap below tol[2] by changes of x, the other residuals staying within theirs.
-
-    All in the user's units; `qp` the user's data, s_e, s_i, s_box the shifts of its sides; res (3)
-    is kept up to date. Beside it x and z_box are modified.
-    """
-    if not _only_the_gap(res, tol):
-        return
-    _balance_bounds(pattern, qp, x, y, z, z_box)
-    exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res)
-    if not _only_the_gap(res, tol):
-        return
+def _close_gap(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res, tol):
+    """Bring the gap below tol[2] by changes of x, the other residuals staying within theirs."""
     slopes = np.empty(pattern.n)
     for _ in range(CHANGES):
+        if not (res[0] < tol[0] and res[1] < tol[1] and abs(res[2]) > tol[2]):
+            break
         size = _set_slopes(pattern, qp, x, z_box, slopes)
         if abs(res[2]) > ROUNDED * size:
             break
@@ -113,5 +100,16 @@ def close_gap(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res, tol):
                 break
             axpy(x, -res[2] / total, slopes)
         exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res)
-        if not _only_the_gap(res, tol):
-            break
+
+
+@kernel
+def mend(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res, tol):
+    """Bring the dual residual and the gap of a feasible point within their tolerances, if rounding is all.
+
+    All in the user's units; `qp` the user's data, s_e, s_i, s_box the shifts of its sides; res (3)
+    is kept up to date. Beside it x and z_box are modified.
+    """
+    if res[0] < tol[0] and (res[1] > tol[1] or abs(res[2]) > tol[2]):
+        _balance_bounds(pattern, qp, x, y, z, z_box)
+        exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res)
+        _close_gap(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res, tol)

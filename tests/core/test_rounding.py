@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import nbqp
-from nbqp.kernels.gap import close_gap
 from nbqp.kernels.jit import entry
 from nbqp.kernels.residuals import exact_residuals
+from nbqp.kernels.rounding import mend
 from nbqp.kernels.structure import PatternReference, sample_data
 from nbqp.problem import QP
 from tests.core.oracles import Data
@@ -72,7 +72,7 @@ def closed(pattern_values, data, x, tol):
     before = np.empty(3)
     exact_residuals(pattern, qp, x, none, none, zero, none, none, zero, before)
     after = before.copy()
-    close_gap(pattern, qp, x, none, none, zero, none, none, zero, after, tol)
+    mend(pattern, qp, x, none, none, zero, none, none, zero, after, tol)
     return before, after
 
 
