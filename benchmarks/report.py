@@ -74,19 +74,19 @@ def median(samples: Sequence[float]) -> float:
     return statistics.median(samples) if samples else math.nan
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON knows neither NaN nor infinity: None in their place."""
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a record; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
 
 
 def show(value: float, form: str) -> str:
