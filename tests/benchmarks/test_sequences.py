@@ -38,16 +38,9 @@ def solve(sequence: Sequence, k: int) -> StepPoint:
 def test_all_peers_are_accurate_and_in_the_table(tmp_path: Path) -> None:
     names = [OURS, "nbqp, cold", "ProxQP sparse, warm", "ProxQP dense, cold"]
     path = tmp_path / "table.md"
-    arguments = [
-        "--json",
-        str(tmp_path / "record.json"),
-        "--markdown",
-        str(path),
-        "--peers",
-        *names,
-    ]
-    arguments += ["--steps", str(STEPS), "--repeats", "2", "--eps", str(EPS)]
-    sequences.main([*arguments, "--cases", "quadcopter"])
+    arguments = f"--json {tmp_path / 'record.json'} --markdown {path} --cases quadcopter"
+    arguments += f" --steps {STEPS} --repeats 2 --eps {EPS} --peers"
+    sequences.main([*arguments.split(), *names])
     assert all(f"| {name} " in path.read_text() for name in names)
     record, _ = sequences.run(["quadcopter"], STEPS, EPS, 1, names)
     for peer in record["results"][0]["peers"]:
