@@ -32,18 +32,21 @@ def run_solves(
     warm: Point,
     threads: int | None,
     refused: dict[int, npt.NDArray[np.bool_]] | None = None,
+    scaling: Scaling | None = None,
 ) -> tuple[Output, float]:
     """Solve all samples of `qp`, and time it.
 
     Samples with invalid data, and those that `refused` marks with a status, are not solved: they
-    have NaN throughout.
+    have NaN throughout. scaling: of the matrices, where it is known.
     """
     out = new_output((qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
     for code, samples in {INVALID_DATA: qp.invalid, **(refused or {})}.items():
         out.status[samples] = code
         for array in (*out[:7], out.residuals):
             array[samples] = np.nan
-    scaling, options, data = shared_or_own_scaling(qp), to_options(settings), qp.data()
+    options, data = to_options(settings), qp.data()
+    if scaling is None:
+        scaling = shared_or_own_scaling(qp)
     abort = np.zeros(1, dtype=np.int64)
 
     def run(begin: int, end: int) -> None:
@@ -60,11 +63,15 @@ def run_solves(
     return out, time.perf_counter() - start
 
 
+def find_scaling(qp: QP) -> Scaling:
+    """The scaling of a QP's matrices, which have no batch axis."""
+    return Scaling(*shared_scaling(qp.pattern(), qp.H.values[0], qp.A.values[0], qp.C.values[0]))
+
+
 def shared_or_own_scaling(qp: QP) -> Scaling:
     """One scaling for a batch that shares its matrices, otherwise none: each sample finds its own."""
-    H, A, C = qp.H.values, qp.A.values, qp.C.values
-    if qp.batch > 1 and len(H) == len(A) == len(C) == 1:
-        return Scaling(*shared_scaling(qp.pattern(), H[0], A[0], C[0]))
+    if qp.batch > 1 and len(qp.H.values) == len(qp.A.values) == len(qp.C.values) == 1:
+        return find_scaling(qp)
     return Scaling(*(np.zeros((0, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
 
 

@@ -5,7 +5,8 @@ min 1/2 x'Hx + g'x   s.t.   Ax = b,   l <= Cx <= u,   lb <= x <= ub
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +22,8 @@ Matrix: TypeAlias = Any  # dense array-like, scipy.sparse matrix or array, or No
 Form: TypeAlias = Literal["scalar", "shared", "batched"] | StoredPattern | None
 """How a datum was given: as a number, without or with a batch axis, sparse, or not at all."""
 
+NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
+"""Of the nine data."""
 INFINITE_BOUND = 1e18
 """A bound of at least this magnitude is infinite."""
 ROUNDINGS = 16.0
@@ -175,6 +178,13 @@ class QP:
         The first line names the argument, what was expected and what came.
     """
 
+    g: Floats
+    b: Floats
+    l: Floats
+    u: Floats
+    lb: Floats
+    ub: Floats
+
     def __init__(
         self,
         H: Matrix = None,
@@ -203,22 +213,12 @@ class QP:
         self.C = self._matrix("C", C, n, batch)
         if H is not None and self.H.shape[0] != n:
             raise ShapeError(f"H: expected shape ({n}, {n}), got {self.H.shape}.")
-        if A is not None and b is None:
-            raise ShapeError(f"b: expected a vector of {self.A.shape[0]}, as A is given, got None.")
-        if A is None and b is not None:
-            raise ShapeError("A: expected a matrix, as b is given, got None.")
-        if C is None and (l is not None or u is not None):
-            raise ShapeError("C: expected a matrix, as l or u is given, got None.")
+        given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
         self.n_eq = self.A.shape[0]
         self.n_in = self.C.shape[0]
-        self.g = _vector("g", g_array, n, 0.0, batch)
-        self.b = _vector("b", b, self.n_eq, 0.0, batch)
-        self.l = _bound("l", l, self.n_in, -np.inf, batch)
-        self.u = _bound("u", u, self.n_in, np.inf, batch)
-        self.lb = _bound("lb", lb, n, -np.inf, batch)
-        self.ub = _bound("ub", ub, n, np.inf, batch)
+        self._require_partners(given)
+        self._set_vectors(given, batch)
         self.batch = self._batch_size()
-        given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
         self._batched = {
             name for name, value in given.items() if np.ndim(value) == (3 if name in "HAC" else 2)
         }
@@ -226,9 +226,48 @@ class QP:
             name: self._form(name, value) for name, value in given.items()
         }
         self.invalid = np.zeros(self.batch, dtype=np.bool_)
-        self._check_values()
+        self._check_values(NAMES)
         if H is not None:
             self._symmetrise(getattr(H, "dtype", np.dtype(np.float64)))
+
+    def with_vectors(self, vectors: Mapping[str, Vector]) -> QP:
+        """The QP, which is no batch, with other vectors and the same matrices, which the two share.
+
+        Raises
+        ------
+        ShapeError, DataError
+            As in the constructor.
+        """
+        self._require_partners({**self.forms, **vectors})
+        problem = copy.copy(self)
+        problem._set_vectors(vectors, batch=False)
+        problem.forms = {
+            **self.forms,
+            **{name: self._form(name, value) for name, value in vectors.items()},
+        }
+        problem._check_values(vectors)
+        return problem
+
+    def _require_partners(self, given: Mapping[str, Any]) -> None:
+        """Raise `ShapeError` where a vector is given without its matrix, or b is missing."""
+        if given["g"] is None:
+            raise ShapeError("g: expected a vector, got None.")
+        if given["A"] is not None and given["b"] is None:
+            raise ShapeError(f"b: expected a vector of {self.n_eq}, as A is given, got None.")
+        if given["A"] is None and given["b"] is not None:
+            raise ShapeError("A: expected a matrix, as b is given, got None.")
+        if given["C"] is None and (given["l"] is not None or given["u"] is not None):
+            raise ShapeError("C: expected a matrix, as l or u is given, got None.")
+
+    def _set_vectors(self, given: Mapping[str, Any], batch: bool) -> None:
+        """Copy those of g, b, l, u, lb and ub that are given, in the kernels' form."""
+        sizes = {"g": self.n, "b": self.n_eq}
+        for name in sizes.keys() & given.keys():
+            setattr(self, name, _vector(name, given[name], sizes[name], 0.0, batch))
+        sides = {"l": self.n_in, "u": self.n_in, "lb": self.n, "ub": self.n}
+        for name in sides.keys() & given.keys():
+            absent = -np.inf if name.startswith("l") else np.inf
+            setattr(self, name, _bound(name, given[name], sides[name], absent, batch))
 
     def _form(self, name: str, value: Any) -> Form:
         """How a datum was given."""
@@ -240,21 +279,20 @@ class QP:
             return "batched"
         return "scalar" if np.ndim(value) == 0 else "shared"
 
-    def _check_values(self) -> None:
-        """Reject NaN, infinite entries and crossed bounds."""
-        for name, array in (
-            ("H", self.H.values),
-            ("g", self.g),
-            ("A", self.A.values),
-            ("b", self.b),
-            ("C", self.C.values),
-        ):
-            self._reject((name,), "expected finite entries", [array], ~np.isfinite(array))
+    def _check_values(self, names: Collection[str]) -> None:
+        """Reject NaN, infinite entries and crossed bounds among the data of these names."""
+        for name in ("H", "g", "A", "b", "C"):
+            if name in names:
+                array = getattr(self, name).values if name in "HAC" else getattr(self, name)
+                self._reject((name,), "expected finite entries", [array], ~np.isfinite(array))
         for name, wrong in (("l", np.inf), ("u", -np.inf), ("lb", np.inf), ("ub", -np.inf)):
-            side = getattr(self, name)
-            bad = np.isnan(side) | (side == wrong)
-            self._reject((name,), f"expected numbers other than {wrong}", [side], bad)
+            if name in names:
+                side = getattr(self, name)
+                bad = np.isnan(side) | (side == wrong)
+                self._reject((name,), f"expected numbers other than {wrong}", [side], bad)
         for lower, upper in (("l", "u"), ("lb", "ub")):
+            if lower not in names and upper not in names:
+                continue
             low, high = getattr(self, lower), getattr(self, upper)
             crossed = np.asarray(low > high)
             both = np.broadcast_arrays(low, high)
@@ -310,7 +348,7 @@ class QP:
     def _batch_size(self) -> int:
         sizes = {
             name: len(getattr(self, name).values if name in "HAC" else getattr(self, name))
-            for name in ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
+            for name in NAMES
         }
         largest = 0 if 0 in sizes.values() else max(sizes.values())
         for name, size in sizes.items():

@@ -11,9 +11,9 @@ import scipy.sparse
 from nbqp.analysis import Analysis, analyse_qp
 from nbqp.convexity import find_nonconvex
 from nbqp.errors import NonconvexError, PatternError, ShapeError
-from nbqp.execution import run_solves, to_warm_start
+from nbqp.execution import find_scaling, run_solves, to_warm_start
 from nbqp.kernels.status import DUAL_INFEASIBLE, PRIMAL_INFEASIBLE
-from nbqp.kernels.structure import Floats
+from nbqp.kernels.structure import Floats, Scaling
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import Certificate, Info, Solution, Status
@@ -73,6 +73,7 @@ class Solver:
         # Copies, for the next `update`: what the user does to them in place is no update.
         self._arguments: dict[str, Any] = copy.deepcopy(arguments)
         self._analysis = analyse_qp(self.problem)
+        self._scaling: Scaling | None = None
         _require_convex(self.problem, self._analysis)
 
     def update(self, **data: Any) -> None:
@@ -93,6 +94,13 @@ class Solver:
                 raise ShapeError(
                     f"{name}: expected one of {', '.join(self._arguments)}, got another name."
                 )
+        if not data.keys() & {"H", "A", "C"}:
+            self.problem = self.problem.with_vectors(data)
+            if self._scaling is None:
+                # From now on solves share it; a single solve finds its own on the way.
+                self._scaling = find_scaling(self.problem)
+            self._arguments.update(copy.deepcopy(data))
+            return
         arguments = {**self._arguments, **data}
         problem = QP(**arguments)
         sizes = (self.problem.n, self.problem.n_eq, self.problem.n_in)
@@ -113,7 +121,7 @@ class Solver:
             _require_convex(problem, analysis)
         # Nothing has changed before all of it has been found good.
         self._arguments.update(copy.deepcopy(data))
-        self.problem, self._analysis = problem, analysis
+        self.problem, self._analysis, self._scaling = problem, analysis, None
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given.
@@ -126,7 +134,9 @@ class Solver:
         qp = self.problem
         sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
         warm = to_warm_start(warm_start, sizes, None)
-        out, run_time = run_solves(qp, self._analysis, self.settings, warm, threads=1)
+        out, run_time = run_solves(
+            qp, self._analysis, self.settings, warm, threads=1, scaling=self._scaling
+        )
         code = int(out.status[0])
         certificate = None
         if code in (PRIMAL_INFEASIBLE, DUAL_INFEASIBLE):

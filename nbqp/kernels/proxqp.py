@@ -55,9 +55,12 @@ LOWER_AIM = 0
 UNSOLVED = 1
 COLD = 2
 LAST = 3
-# Penalties of a semismooth phase that starts cold or from the user's warm start ...
+# Penalties of a semismooth phase that starts cold, ...
 COLD_MU = 1e-3
 COLD_RHO = 1e-6
+# ... from the user's warm start, where small ones keep what it knows of the active set, ...
+WARM_MU = 1e-7
+WARM_RHO = 1e-8
 # ... and of one that starts next to the solution, where the smoothed phase ended.
 NEAR_MU = 1e-5
 NEAR_RHO = 1e-8
@@ -128,7 +131,9 @@ def _solve_feasible(ws, options, warm):
     if warm or options.method == SEMISMOOTH:
         if warm and options.method != SEMISMOOTH:
             limits.max_steps[0] = min(max_steps, WARM_STEPS)
-        code = run_semismooth(ws, options, COLD_MU, COLD_RHO)
+        mu = WARM_MU if warm else COLD_MU
+        rho = WARM_RHO if warm else COLD_RHO
+        code = run_semismooth(ws, options, mu, rho)
         limits.max_steps[0] = max_steps
     if options.method != SEMISMOOTH and (code == STALLED or code == OUT_OF_STEPS):
         code = _smoothed_then_semismooth(ws, options)

@@ -144,6 +144,24 @@ def test_the_iteration_limit_is_a_status() -> None:
     assert sol.status is nbqp.Status.MAX_ITER_REACHED
 
 
+def test_updates_of_vectors_are_solved_like_new_problems() -> None:
+    """The matrices, their scaling and their analysis are kept: not a bit of the solution differs."""
+    rng = np.random.default_rng(12)
+    problem = random_qp(rng, kind="strictly_convex", n=12, n_eq=3, n_in=8, scaling=1.0)
+    data = {name: value for name, value in problem.args.items() if value is not None}
+    solver = nbqp.Solver(**data, settings=SETTINGS)
+    for name in ("g", "b", "l", "u", "lb", "ub"):
+        data[name] = data[name] + 1e-3 * rng.random(np.shape(data[name])) * (
+            1.0 if name in ("u", "ub") else -1.0
+        )
+        solver.update(**{name: data[name]})
+        fresh = nbqp.solve_qp(**data, settings=SETTINGS)
+        np.testing.assert_array_equal(solver.solve().x, fresh.x)
+    with pytest.raises(nbqp.DataError, match="ub: expected numbers"):
+        solver.update(g=np.zeros(12), ub=np.full(12, np.nan))
+    np.testing.assert_array_equal(solver.solve().x, fresh.x)
+
+
 def test_updates_solve_the_new_problem() -> None:
     rng = np.random.default_rng(11)
     first, second = (random_qp(rng, kind="strictly_convex", n=12, n_eq=3, n_in=8) for _ in range(2))
