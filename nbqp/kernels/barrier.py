@@ -21,6 +21,23 @@ def net_multipliers(problem, barrier, it):
 
 
 @kernel
+def round_multipliers(problem, barrier, it):
+    """Set it.z as `net_multipliers`, without the multipliers of sides that are less than the slack."""
+    z = it.z
+    lo = problem.lo
+    hi = problem.hi
+    z_hi = barrier.z_hi
+    z_lo = barrier.z_lo
+    s_hi = barrier.s_hi
+    s_lo = barrier.s_lo
+    for i in range(len(z)):
+        if lo[i] < hi[i]:
+            upper = z_hi[i] if z_hi[i] > s_hi[i] else 0.0
+            lower = z_lo[i] if z_lo[i] > s_lo[i] else 0.0
+            z[i] = upper - lower
+
+
+@kernel
 def set_row_weights(problem, barrier, mu, w):
     """W of each side and w of each row; rows with lo = hi have w = mu, free ones w = inf."""
     problem_lo = problem.lo

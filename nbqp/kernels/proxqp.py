@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbqp.kernels.barrier import round_multipliers
 from nbqp.kernels.certificates import proven_dual_infeasible, proven_primal_infeasible
 from nbqp.kernels.closest import largest_pull, run_closest, unscale_shift
 from nbqp.kernels.dense import largest
@@ -12,8 +13,11 @@ from nbqp.kernels.residuals import (
     clear_absent_sides,
     exact_residuals,
     measure,
+    set_aims,
     set_tolerances,
+    update_dual,
     update_products,
+    within,
     worst_ratio,
 )
 from nbqp.kernels.rounding import mend
@@ -64,8 +68,12 @@ WARM_RHO = 1e-8
 # ... and of one that starts next to the solution, where the smoothed phase ended.
 NEAR_MU = 1e-5
 NEAR_RHO = 1e-8
-# Newton steps of the semismooth phase after the smoothed one, and after its last attempt.
-FINISH_STEPS = 10
+# Newton steps of the semismooth phase after the smoothed one: where the active set is known, a few do.
+# Otherwise smoothed steps to residuals smaller by this factor, down to this share of the tolerances,
+# tell more of it. After its last attempt it may take longer.
+FINISH_STEPS = 4
+TIGHTER = 1e-2
+LEAST_LOOSE = 1e-3
 LAST_STEPS = 60
 # Newton steps that a warm start may take before the smoothed phase starts afresh.
 WARM_STEPS = 40
@@ -82,6 +90,25 @@ def _forget(it):
 
 
 @kernel
+def _round_to_sides(ws, options):
+    """Set multipliers smaller than their slacks to 0 in ws.it, where the smoothed phase ended.
+
+    Returns whether that solves the QP; ws.best is then that point.
+    """
+    it = ws.it
+    res = ws.work.res
+    tol = ws.work.tol
+    round_multipliers(ws.problem, ws.barrier, it)
+    update_dual(ws.pattern, ws.problem, it)
+    measure(ws.pattern, ws.problem, it, ws.shift, res)
+    set_aims(ws.pattern, ws.problem, it, options, tol)
+    if not within(res, tol, options):
+        return False
+    copy_point(it, ws.best)
+    return True
+
+
+@kernel
 def _smoothed_then_semismooth(ws, options):
     """Alternate: smoothed steps to a loose tolerance, an attempt to finish, and tighter again."""
     it = ws.it
@@ -92,7 +119,7 @@ def _smoothed_then_semismooth(ws, options):
     max_steps = limits.max_steps[0]
     regularise(ws)
     start_smoothed(ws)
-    loose = max(1.0, HAND_OVER / options.eps_abs)
+    loose = max(LEAST_LOOSE, HAND_OVER / options.eps_abs)
     while True:
         code = run_smoothed(ws, options, loose, 0.0)
         if code == ABORTED or code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
@@ -100,7 +127,7 @@ def _smoothed_then_semismooth(ws, options):
         copy_point(it, saved)
         rho = system.rho[0]
         mu = work.mu[0]
-        last = code != CONVERGED or loose == 1.0
+        last = code != CONVERGED or loose == LEAST_LOOSE
         steps = LAST_STEPS if last else FINISH_STEPS
         limits.max_steps[0] = min(max_steps, limits.steps[0] + steps)
         copy_point(ws.best, it)
@@ -109,10 +136,13 @@ def _smoothed_then_semismooth(ws, options):
         if finish == CONVERGED or finish == ABORTED or last:
             return finish
         copy_point(saved, it)
+        if loose <= 1.0 and _round_to_sides(ws, options):
+            return CONVERGED
         system.rho[0] = rho
         system.mu_e[:] = mu
         work.mu[:] = mu
-        loose = max(1.0, 1e-3 * loose)
+        # On the way down it stops at 1.
+        loose = max(1.0 if loose > 1.0 else LEAST_LOOSE, TIGHTER * loose)
 
 
 @kernel
