@@ -52,6 +52,9 @@ def run_solves(
     def run(begin: int, end: int) -> None:
         solve_range(*analysis, data, scaling, warm, options, abort, begin, end, out)
 
+    if not getattr(solve_range, "signatures", True):
+        # Compiling it, or loading it, is no part of a solve: the clock has not started.
+        run(0, 0)
     count = thread_count(qp.batch, threads)
     size = int(analysis.factor.val_ptr[-1]) * qp.batch
     in_main_thread = threading.current_thread() is threading.main_thread()

@@ -131,41 +131,47 @@ class Solver:
         ShapeError
             `warm_start` does not fit the QP, or is not finite.
         """
-        qp = self.problem
-        sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
-        warm = to_warm_start(warm_start, sizes, None)
-        out, run_time = run_solves(
-            qp, self._analysis, self.settings, warm, threads=1, scaling=self._scaling
+        return _solve(self.problem, self._analysis, self.settings, warm_start, self._scaling)
+
+
+def _solve(
+    qp: QP,
+    analysis: Analysis,
+    settings: Settings,
+    warm_start: WarmStartLike | None,
+    scaling: Scaling | None,
+) -> Solution:
+    """One solve, and its results for users."""
+    sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
+    warm = to_warm_start(warm_start, sizes, None)
+    out, run_time = run_solves(qp, analysis, settings, warm, threads=1, scaling=scaling)
+    code = int(out.status[0])
+    certificate = None
+    if code in (PRIMAL_INFEASIBLE, DUAL_INFEASIBLE):
+        certificate = Certificate(
+            out.certificate_x[0],
+            out.certificate_y[0],
+            out.certificate_z[0],
+            out.certificate_z_box[0],
         )
-        code = int(out.status[0])
-        certificate = None
-        if code in (PRIMAL_INFEASIBLE, DUAL_INFEASIBLE):
-            certificate = Certificate(
-                out.certificate_x[0],
-                out.certificate_y[0],
-                out.certificate_z[0],
-                out.certificate_z_box[0],
-            )
-        primal, dual, gap = (float(r) for r in out.residuals[0])
-        info = Info(
-            int(out.iter[0]),
-            int(out.iter_ext[0]),
-            int(out.factorizations[0]),
-            primal,
-            dual,
-            abs(gap),
-            run_time,
+    primal, dual, gap = (float(r) for r in out.residuals[0])
+    info = Info(
+        int(out.iter[0]),
+        int(out.iter_ext[0]),
+        int(out.factorizations[0]),
+        primal,
+        dual,
+        abs(gap),
+        run_time,
+    )
+    status = Status(code)
+    if settings.verbose:
+        print(
+            f"nbqp: {status.name} in {info.iter} steps, {run_time:.3g} s; residuals: primal "
+            f"{primal:.1e}, dual {dual:.1e}, gap {abs(gap):.1e}"
         )
-        status = Status(code)
-        if self.settings.verbose:
-            print(
-                f"nbqp: {status.name} in {info.iter} steps, {run_time:.3g} s; residuals: primal "
-                f"{primal:.1e}, dual {dual:.1e}, gap {abs(gap):.1e}"
-            )
-        x, y, z, z_box, s_e, s_i, s_box = (part[0] for part in out[:7])
-        return Solution(
-            qp, x, y, z, z_box, s_e, s_i, s_box, status, info, self.settings, certificate
-        )
+    x, y, z, z_box, s_e, s_i, s_box = (part[0] for part in out[:7])
+    return Solution(qp, x, y, z, z_box, s_e, s_i, s_box, status, info, settings, certificate)
 
 
 def _require_convex(problem: QP, analysis: Analysis) -> None:
@@ -235,4 +241,8 @@ def solve_qp(
     >>> sol.status.name, sol.x
     ('SOLVED', array([0.5, 0.5]))
     """
-    return Solver(H, g, A, b, C, l, u, lb, ub, settings=settings).solve(warm_start)
+    settings = to_settings(settings)
+    problem = QP(H, g, A, b, C, l, u, lb, ub)
+    analysis = analyse_qp(problem)
+    _require_convex(problem, analysis)
+    return _solve(problem, analysis, settings, warm_start, scaling=None)

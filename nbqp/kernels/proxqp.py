@@ -367,6 +367,9 @@ def _finish(ws, qp, options, code, k, out):
         return STALLED
     if code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
         return _prove(ws, qp, options, code, k, out)
+    if code == OUT_OF_STEPS and max(ws.limits.steps[0], ws.limits.outer[0]) < options.max_iter:
+        # A phase's own limit, not the user's.
+        return STALLED
     return code
 
 

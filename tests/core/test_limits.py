@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -35,6 +37,17 @@ def test_a_time_limit_ends_a_batch_with_honest_statuses() -> None:
     assert names <= {"SOLVED", "TIME_LIMIT_REACHED", "NOT_RUN"}
     done = np.array([s is nbqp.Status.SOLVED for s in sol.status])
     assert (sol.primal_residual()[done] <= 1e-8).all()
+
+
+def test_loading_the_kernels_does_not_count_towards_the_time_limit() -> None:
+    """A new process loads for a quarter of a second, or compiles for much longer."""
+    code = (
+        "import numpy as np, nbqp\n"
+        "settings = nbqp.Settings(time_limit=0.1)\n"
+        "print(nbqp.solve_qp(np.eye(2), np.ones(2), settings=settings).status.name)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["SOLVED"]
 
 
 def test_an_interrupt_ends_a_long_solve_at_once_and_leaves_the_solver_usable() -> None:
