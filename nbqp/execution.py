@@ -24,6 +24,8 @@ from nbqp.threads import split_range, split_range_watched, thread_count
 LONG = 2_000_000
 """Batches whose factors hold more numbers than that may take long enough for Ctrl-C."""
 
+_loaded = threading.Event()
+
 
 def run_solves(
     qp: QP,
@@ -52,9 +54,10 @@ def run_solves(
     def run(begin: int, end: int) -> None:
         solve_range(*analysis, data, scaling, warm, options, abort, begin, end, out)
 
-    if not getattr(solve_range, "signatures", True):
-        # Compiling it, or loading it, is no part of a solve: the clock has not started.
+    if not _loaded.is_set():
+        # Compiling the kernel, or loading it, is no part of a solve: the clock has not started.
         run(0, 0)
+        _loaded.set()
     count = thread_count(qp.batch, threads)
     size = int(analysis.factor.val_ptr[-1]) * qp.batch
     in_main_thread = threading.current_thread() is threading.main_thread()

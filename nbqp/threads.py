@@ -15,8 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from numbers import Integral
 
-import numpy as np
-
 from nbqp.errors import SettingsError
 from nbqp.kernels.structure import Ints
 
@@ -114,4 +112,4 @@ def split_range_watched(
 
 def _edges(size: int, threads: int) -> list[int]:
     threads = max(1, min(threads, size))
-    return [int(edge) for edge in np.linspace(0, size, threads + 1).round()]
+    return [size * part // threads for part in range(threads + 1)]

@@ -61,9 +61,9 @@ REGULARISATION_CEILING = 1e-4
 # The share of the way to the boundary that a step goes.
 TO_BOUNDARY = 0.99
 # The share of a residual that may remain as an error of a direction, which the next one corrects;
-# the predictor only says how far to aim.
+# the predictor only says how far to aim, and is not refined.
 ERROR_SHARE = 1e-2
-PREDICTOR_SHARE = 1.0
+PREDICTOR_SHARE = np.inf
 # A direction that leaves more of a residual has failed.
 FAILED_SHARE = 0.5
 # Rounding of the rows' values after a step, relative to its length.
