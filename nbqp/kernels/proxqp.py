@@ -75,7 +75,7 @@ FINISH_STEPS = 4
 TIGHTER = 1e-2
 LEAST_LOOSE = 1e-3
 LAST_STEPS = 60
-# Newton steps that a warm start may take before the smoothed phase starts afresh.
+# Newton steps that a warm start may take before the solve starts afresh.
 WARM_STEPS = 40
 # Newton steps that the closest feasible QP may take before the QP is tried as given.
 CLOSEST_STEPS = 300
@@ -149,25 +149,22 @@ def _smoothed_then_semismooth(ws, options):
 def _solve_feasible(ws, options, warm):
     """The phases that the method asks for; ws.it is 0, or a start if `warm`. Returns a code."""
     limits = ws.limits
-    it = ws.it
-    code = STALLED
-    max_steps = limits.max_steps[0]
     if warm:
-        measure(ws.pattern, ws.problem, it, ws.shift, ws.work.res)
-        set_tolerances(ws.pattern, ws.problem, it, options, ws.work.tol)
+        measure(ws.pattern, ws.problem, ws.it, ws.shift, ws.work.res)
+        set_tolerances(ws.pattern, ws.problem, ws.it, options, ws.work.tol)
         # Without the gap, any feasible point with fitting multipliers would do.
         if worst_ratio(ws.work.res, ws.work.tol, len(ws.work.res)) <= 1.0:
             return CONVERGED
-    if warm or options.method == SEMISMOOTH:
-        if warm and options.method != SEMISMOOTH:
-            limits.max_steps[0] = min(max_steps, WARM_STEPS)
-        mu = WARM_MU if warm else COLD_MU
-        rho = WARM_RHO if warm else COLD_RHO
-        code = run_semismooth(ws, options, mu, rho)
+        max_steps = limits.max_steps[0]
+        limits.max_steps[0] = min(max_steps, WARM_STEPS)
+        code = run_semismooth(ws, options, WARM_MU, WARM_RHO)
         limits.max_steps[0] = max_steps
-    if options.method != SEMISMOOTH and (code == STALLED or code == OUT_OF_STEPS):
-        code = _smoothed_then_semismooth(ws, options)
-    return code
+        if code != STALLED and code != OUT_OF_STEPS:
+            return code
+        _forget(ws.it)
+    if options.method == SEMISMOOTH:
+        return run_semismooth(ws, options, COLD_MU, COLD_RHO)
+    return _smoothed_then_semismooth(ws, options)
 
 
 @kernel
@@ -175,7 +172,7 @@ def _solve_closest(ws, options, cold):
     """The closest feasible QP, from ws.it unless that is a cold start; returns a code."""
     limits = ws.limits
     max_steps = limits.max_steps[0]
-    limits.max_steps[0] = min(max_steps, CLOSEST_STEPS)
+    limits.max_steps[0] = min(max_steps, limits.steps[0] + CLOSEST_STEPS)
     code = run_closest(ws, options, cold and options.method != SEMISMOOTH)
     limits.max_steps[0] = max_steps
     copy_point(ws.it, ws.best)
@@ -258,6 +255,9 @@ def _run_phases(ws, options, cold):
     code = STALLED
     if options.closest:
         code = _solve_closest(ws, options, cold)
+        if not cold and (code == STALLED or code == OUT_OF_STEPS):
+            _forget(ws.it)
+            code = _solve_closest(ws, options, True)
         if code != SOLVED_CLOSEST_PRIMAL_FEASIBLE:
             # No point is measured about shifts that may not be the smallest ones.
             ws.shift.e[:] = 0.0

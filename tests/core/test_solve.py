@@ -144,6 +144,27 @@ def test_the_iteration_limit_is_a_status() -> None:
     assert sol.status is nbqp.Status.MAX_ITER_REACHED
 
 
+@pytest.mark.parametrize("closest", [False, True])
+@pytest.mark.parametrize("method", ["auto", "semismooth"])
+def test_starts_that_are_far_off_end_no_worse_than_a_cold_one(method: str, closest: bool) -> None:
+    rng = np.random.default_rng(13)
+    settings = nbqp.Settings(method=method, primal_infeasibility_solving=closest)
+    for _ in range(6):
+        problem = random_qp(rng, kind="low_rank", n=12, n_eq=3, n_in=8)
+        args = dict(problem.args)
+        if closest:
+            # Two rows that contradict each other.
+            args["A"] = np.vstack([args["A"], args["A"][:1]])
+            args["b"] = np.append(args["b"], args["b"][0] + 1.0)
+        sizes = (12, len(args["b"]), 8, 12)
+        cold = nbqp.solve_qp(**args, settings=settings)
+        for size in (1.0, 1e4, 1e8):
+            start = tuple(size * rng.standard_normal(m) for m in sizes)
+            warm = nbqp.solve_qp(**args, settings=settings, warm_start=start)
+            assert warm.status is cold.status
+            np.testing.assert_allclose(warm.s_e, cold.s_e, atol=1e-6)
+
+
 def test_updates_of_vectors_are_solved_like_new_problems() -> None:
     """The matrices, their scaling and their analysis are kept: not a bit of the solution differs."""
     rng = np.random.default_rng(12)
