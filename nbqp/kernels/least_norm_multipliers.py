@@ -52,7 +52,7 @@ def set_penalties(problem, mu, system, work):
 
 @kernel
 def _set_norm_problem(problem, it, shift, tolerance, norm):
-    """Set g to Hx + g, and sides to 0 where a multiplier may be: above, below, or both."""
+    """Set H and b to 0, g to Hx + g, and sides to 0 where a multiplier may be: above, below, or both."""
     g = norm.g
     lo = norm.lo
     hi = norm.hi
@@ -60,6 +60,8 @@ def _set_norm_problem(problem, it, shift, tolerance, norm):
     v = it.v
     s = shift.s
     unit = problem.unit
+    norm.H[:] = 0.0
+    norm.b[:] = 0.0
     for j in range(len(g)):
         g[j] = it.Hx[j] + problem.g[j]
     for i in range(len(lo)):

@@ -15,7 +15,6 @@ from nbqp.kernels.residuals import (
     measure,
     set_aims,
     set_tolerances,
-    update_dual,
     update_products,
     within,
     worst_ratio,
@@ -99,7 +98,7 @@ def _round_to_sides(ws, options):
     res = ws.work.res
     tol = ws.work.tol
     round_multipliers(ws.problem, ws.barrier, it)
-    update_dual(ws.pattern, ws.problem, it)
+    update_products(ws.pattern, ws.problem, it)
     measure(ws.pattern, ws.problem, it, ws.shift, res)
     set_aims(ws.pattern, ws.problem, it, options, tol)
     if not within(res, tol, options):
@@ -275,24 +274,26 @@ def _run_phases(ws, options, cold):
 
 @kernel
 def _check(ws, qp, options, k, out):
-    """Write ws.best as the point of sample k, and its exact residuals.
+    """Write ws.best as the point of sample k, and its exact residuals; ws.it becomes that point.
 
     Returns the largest of these that count, relative to its tolerance.
     """
     pattern = ws.pattern
-    best = ws.best
+    it = ws.it
     tol = ws.work.tol
     x = out.x[k]
     y = out.y[k]
     z = out.z[k]
     z_box = out.z_box[k]
     res = out.residuals[k]
-    unscale_point(pattern, ws.problem, best, x, y, z, z_box)
+    copy_point(ws.best, it)
+    update_products(pattern, ws.problem, it)
+    unscale_point(pattern, ws.problem, it, x, y, z, z_box)
     s_e = out.s_e[k]
     s_i = out.s_i[k]
     s_box = out.s_box[k]
     exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res)
-    set_tolerances(pattern, ws.problem, best, options, tol)
+    set_tolerances(pattern, ws.problem, it, options, tol)
     counted = 3 if options.check_duality_gap else 2
     if worst_ratio(res, tol, counted) > 1.0:
         mend(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res, tol)

@@ -20,6 +20,7 @@ from nbqp.kernels.structure import (
     Floats,
     Ints,
     PatternReference,
+    Sides,
 )
 from nbqp.kernels.symbolic import PANEL
 from nbqp.kernels.vector import WIDTH
@@ -60,6 +61,15 @@ class Iterate:
     dual: Floats  # H x + g + A'y + M'z (n)
     e: Floats  # A x - b (n_eq)
     v: Floats  # M x = (C x, x) (m)
+
+
+@struct
+class KeptPoint:
+    """A primal-dual point that is kept for later: x (n), y (n_eq), z (m)."""
+
+    x: Floats
+    y: Floats
+    z: Floats
 
 
 @struct
@@ -133,8 +143,8 @@ class Work:
     """Further workspaces of the semismooth and the smoothed phase."""
 
     mu: Floats  # (m,) penalty of each stacked row
-    active: Ints  # (m,) +1, -1, 0
-    next_active: Ints  # (m,)
+    active: Sides  # (m,) +1, -1, 0
+    next_active: Sides  # (m,)
     trial: Floats  # (m,)
     violation: Floats  # (n_eq + m,)
     y_ref: Floats  # (n_eq,)
@@ -175,8 +185,8 @@ class Workspace:
     problem: Problem
     norm: Problem  # see `new_norm_problem`
     it: Iterate
-    best: Iterate  # the best iterate so far
-    centre: Iterate  # of the proximal terms
+    best: KeptPoint  # the best iterate so far
+    centre: KeptPoint  # of the proximal terms
     saved: Iterate  # while another phase tries, or further unknowns of these sizes
     step: Iterate  # x, y, z and products of a direction
     barrier: Barrier
@@ -197,8 +207,8 @@ def new_workspace(pattern, factor, entries, abort):
         problem,
         new_norm_problem(pattern, problem),
         new_iterate(pattern),
-        new_iterate(pattern),
-        new_iterate(pattern),
+        new_kept_point(pattern),
+        new_kept_point(pattern),
         new_iterate(pattern),
         new_iterate(pattern),
         new_barrier(pattern.n_in + pattern.n),
@@ -257,6 +267,13 @@ def new_iterate(pattern):
 
 
 @kernel
+def new_kept_point(pattern):
+    """`KeptPoint` of zeros."""
+    m = pattern.n_in + pattern.n
+    return KeptPoint(np.zeros(pattern.n), np.zeros(pattern.n_eq), np.zeros(m))
+
+
+@kernel
 def new_system(pattern, factor):
     """`System` of a pattern's sizes, with the expected signs of its pivots."""
     n_in = pattern.n_in
@@ -287,7 +304,8 @@ def new_system(pattern, factor):
         np.zeros(m),
         np.zeros(N),
         np.zeros(N + WIDTH),
-        np.zeros((N + PANEL) * PANEL),
+        # Mostly too large: what no panel needs is never touched, and takes no memory.
+        np.empty((N + PANEL) * PANEL),
         np.zeros(N, dtype=np.int64),
         np.zeros(1, dtype=np.int64),
     )
@@ -300,8 +318,8 @@ def new_work(pattern):
     m = pattern.n_in + pattern.n
     return Work(
         np.zeros(m),
-        np.zeros(m, dtype=np.int64),
-        np.zeros(m, dtype=np.int64),
+        np.zeros(m, dtype=np.int8),
+        np.zeros(m, dtype=np.int8),
         np.zeros(m),
         np.zeros(n_eq + m),
         np.zeros(n_eq),
@@ -323,13 +341,13 @@ def new_shift(pattern):
 
 @kernel
 def new_norm_problem(pattern, problem):
-    """The scaled problem with H = 0, b = 0, and g, lo and hi of its own; the rest is shared."""
+    """The scaled problem with H, g, b, lo and hi of its own, uninitialised; the rest is shared."""
     m = pattern.n_in + pattern.n
     return Problem(
-        np.zeros(len(pattern.Hi)),
+        np.empty(len(pattern.Hi)),
         np.empty(pattern.n),
         problem.A,
-        np.zeros(pattern.n_eq),
+        np.empty(pattern.n_eq),
         problem.C,
         np.empty(m),
         np.empty(m),
@@ -366,11 +384,7 @@ def new_barrier(m):
 
 @kernel
 def copy_point(source, target):
-    """Copy x, y, z and their products from one `Iterate` to another."""
+    """Copy x, y and z, and no products, from one `Iterate` or `KeptPoint` to another."""
     copy(source.x, target.x)
     copy(source.y, target.y)
     copy(source.z, target.z)
-    copy(source.Hx, target.Hx)
-    copy(source.dual, target.dual)
-    copy(source.e, target.e)
-    copy(source.v, target.v)

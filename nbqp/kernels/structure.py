@@ -16,6 +16,7 @@ from nbqp.kernels.struct import reference
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Sides = npt.NDArray[np.int8]
 
 
 def kernel_array(array: npt.ArrayLike, dtype: type = np.float64) -> npt.NDArray[Any]:
