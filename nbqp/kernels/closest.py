@@ -19,6 +19,7 @@ import numpy as np
 from nbqp.kernels.csc import add_transposed_product
 from nbqp.kernels.dense import copy, largest
 from nbqp.kernels.jit import kernel
+from nbqp.kernels.kkt import outdate_factor
 from nbqp.kernels.least_norm_multipliers import set_least_norm_multipliers, set_penalties
 from nbqp.kernels.residuals import measure, set_tolerances, update_products, within
 from nbqp.kernels.semismooth import (
@@ -37,7 +38,7 @@ from nbqp.kernels.status import (
     SOLVED_CLOSEST_PRIMAL_FEASIBLE,
     STALLED,
 )
-from nbqp.kernels.subproblem import minimise, outdate_factor, set_active
+from nbqp.kernels.subproblem import minimise, set_active
 
 # The first mu is proportional to the curvature, within these limits: the flatter the objective, the
 # smaller the mu that it needs, and LPs end in one or two outer steps; but the larger the mu, the fewer

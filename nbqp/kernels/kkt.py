@@ -69,7 +69,7 @@ def kkt_pattern(pattern):
 
 @entry
 def locate_entries(pattern, factor):
-    """`Entries`: where H, A, C and the diagonal stand among the factor's values."""
+    """`Entries`: where H, A, C and the diagonal stand among the factor's values, and in which panels."""
     n_eq = pattern.n_eq
     Hi = pattern.Hi
     Ai = pattern.Ai
@@ -92,43 +92,130 @@ def locate_entries(pattern, factor):
             C[p] = locate(factor, n + n_eq + Ci[p], j)
     for k in range(N):
         diagonal[k] = locate(factor, k, k)
-    return Entries(H, A, C, diagonal)
+    panel = np.empty(N, dtype=np.int64)
+    for J in range(len(factor.first) - 1):
+        for k in range(factor.first[J], factor.first[J + 1]):
+            panel[factor.perm[k]] = J
+    return Entries(H, A, C, diagonal, panel)
+
+
+@kernel
+def outdate_factor(system):
+    """The factor is that of another H, A or C: `refactor_system` makes all its panels anew."""
+    system.factored[:] = np.nan
+
+
+@kernel
+def _mark_stale(pattern, factor, entries, system):
+    """Mark the panels that the system's rho, mu_e and w, or earlier panels, change; returns their number.
+
+    system.factored and stale are overwritten.
+    """
+    update_ptr = factor.update_ptr
+    update_panel = factor.update_panel
+    panel = entries.panel
+    rho = system.rho[0]
+    mu_e = system.mu_e
+    w = system.w
+    factored = system.factored
+    stale = system.stale
+    n = pattern.n
+    n_eq = pattern.n_eq
+    n_in = pattern.n_in
+    stale[:] = False
+    for k in range(n + n_eq + n_in):
+        if k < n:
+            d = rho + 1.0 / w[n_in + k]
+        elif k < n + n_eq:
+            d = -mu_e[k - n]
+        else:
+            d = -min(w[k - n - n_eq], DECOUPLED)
+        if d != factored[k]:
+            factored[k] = d
+            stale[panel[k]] = True
+    count = 0
+    for J in range(len(stale)):
+        e = update_ptr[J]
+        while e < update_ptr[J + 1] and not stale[J]:
+            stale[J] = stale[update_panel[e]]
+            e += 1
+        count += stale[J]
+    return count
+
+
+@kernel
+def _place(places, values, L):
+    """Write the values of a matrix to their places in L; an entry whose mirror image is there has none."""
+    for p in range(len(places)):
+        if places[p] >= 0:
+            L[places[p]] = values[p]
+
+
+@kernel
+def _place_stale(ptr, rows, places, values, panel, row_panel, stale, L):
+    """As `_place`, but only in panels that are stale; panel, row_panel: those of columns and of rows.
+
+    An entry stands in the panel that is eliminated first of the two that it couples.
+    """
+    for j in range(len(ptr) - 1):
+        own = panel[j]
+        for p in range(ptr[j], ptr[j + 1]):
+            if places[p] >= 0 and stale[min(own, row_panel[rows[p]])]:
+                L[places[p]] = values[p]
+
+
+@kernel
+def refactor_system(pattern, factor, entries, H, A, C, system):
+    """Assemble and factorise the KKT matrix as far as rho, mu_e and w have changed it.
+
+    H, A, C: values on the pattern, those of the last time (not modified). The stale panels of system.L
+    and pivots, and the workspaces local and product, are overwritten: the factor is that of
+    `factor_system`, bit for bit. Returns how many panels these are, and how many of their pivots were
+    replaced; system.factorizations is raised unless there is none.
+    """
+    val_ptr = factor.val_ptr
+    diagonal = entries.diagonal
+    panel = entries.panel
+    n = pattern.n
+    n_eq = pattern.n_eq
+    L = system.L
+    factored = system.factored
+    stale = system.stale
+    count = _mark_stale(pattern, factor, entries, system)
+    if count == 0:
+        return 0, 0
+    if count == len(stale):
+        L[:] = 0.0
+        _place(entries.H, H, L)
+        _place(entries.A, A, L)
+        _place(entries.C, C, L)
+    else:
+        for J in range(len(stale)):
+            if stale[J]:
+                L[val_ptr[J] : val_ptr[J + 1]] = 0.0
+        _place_stale(pattern.Hp, pattern.Hi, entries.H, H, panel, panel, stale, L)
+        _place_stale(pattern.Ap, pattern.Ai, entries.A, A, panel, panel[n:], stale, L)
+        _place_stale(pattern.Cp, pattern.Ci, entries.C, C, panel, panel[n + n_eq :], stale, L)
+    for k in range(len(factored)):
+        if stale[panel[k]]:
+            L[diagonal[k]] += factored[k]
+    system.factorizations[0] += 1
+    replaced = factorise(
+        factor, system.expected, stale, L, system.pivots, system.local, system.product
+    )
+    return count, replaced
 
 
 @kernel
 def factor_system(pattern, factor, entries, H, A, C, system):
     """Assemble the KKT matrix for the system's rho, mu_e and w, and factorise it.
 
-    H, A, C: values on the pattern (not modified). system.L and pivots, and the workspaces local and
-    product, are overwritten; system.factorizations is raised. Returns how many pivots were replaced.
+    As `refactor_system`, but of any H, A and C, and all panels are overwritten. Returns how many
+    pivots were replaced.
     """
-    entries_H = entries.H
-    entries_A = entries.A
-    entries_C = entries.C
-    diagonal = entries.diagonal
-    rho = system.rho
-    mu_e = system.mu_e
-    w = system.w
-    n = pattern.n
-    n_eq = pattern.n_eq
-    n_in = pattern.n_in
-    L = system.L
-    L[:] = 0.0
-    for p in range(len(H)):
-        if entries_H[p] >= 0:
-            L[entries_H[p]] = H[p]
-    for p in range(len(A)):
-        L[entries_A[p]] = A[p]
-    for p in range(len(C)):
-        L[entries_C[p]] = C[p]
-    for j in range(n):
-        L[diagonal[j]] += rho[0] + 1.0 / w[n_in + j]
-    for i in range(n_eq):
-        L[diagonal[n + i]] = -mu_e[i]
-    for i in range(n_in):
-        L[diagonal[n + n_eq + i]] = -min(w[i], DECOUPLED)
-    system.factorizations[0] += 1
-    return factorise(factor, system.expected, L, system.pivots, system.local, system.product)
+    outdate_factor(system)
+    _, replaced = refactor_system(pattern, factor, entries, H, A, C, system)
+    return replaced
 
 
 @kernel

@@ -235,10 +235,11 @@ def factor_panel(L, at, m, width, D, expected, W):
 
 
 @kernel
-def factorise(factor, expected, L, D, local, work):
-    """Overwrite the values of K by those of its LDL' factor.
+def factorise(factor, expected, stale, L, D, local, work):
+    """Overwrite the values of K by those of its LDL' factor, in the panels that are stale.
 
-    factor: symbolic factorisation. expected (N): sign of each pivot, in pivot order.
+    factor: symbolic factorisation. expected (N): sign of each pivot, in pivot order. stale: of each
+    panel; those that a stale one updates are stale too, and the others hold their factor already.
     L (nnz + WIDTH): K's values where `locate` puts them, zeros elsewhere; overwritten. D (N): overwritten.
     local (N), int64, and work ((N + PANEL) * PANEL): workspaces. Returns the number of replaced pivots.
     """
@@ -254,6 +255,8 @@ def factorise(factor, expected, L, D, local, work):
     product = PANEL * PANEL
     replaced = 0
     for J in range(len(first) - 1):
+        if not stale[J]:
+            continue
         j0 = first[J]
         width = first[J + 1] - j0
         r0 = row_ptr[J]

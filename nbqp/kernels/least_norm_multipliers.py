@@ -10,7 +10,7 @@ import numpy as np
 
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import kernel
-from nbqp.kernels.kkt import factor_system, solve_system
+from nbqp.kernels.kkt import outdate_factor, refactor_system, solve_system
 from nbqp.kernels.residuals import (
     measure,
     set_tolerances,
@@ -18,7 +18,7 @@ from nbqp.kernels.residuals import (
     update_products,
     within,
 )
-from nbqp.kernels.subproblem import SOLVE_TOLERANCE, minimise, outdate_factor, set_active
+from nbqp.kernels.subproblem import SOLVE_TOLERANCE, minimise, set_active
 
 # Multipliers of least norm: how near its side a row is that may have one, relative to the tolerance;
 # first and last weight of the proximal term and its factor, number of proximal steps.
@@ -112,7 +112,7 @@ def _exchange_rows(ws):
             return
         for i in range(len(w)):
             w[i] = mu[i] if active[i] != 0 else np.inf
-        factor_system(pattern, ws.factor, ws.entries, norm.H, norm.A, norm.C, system)
+        refactor_system(pattern, ws.factor, ws.entries, norm.H, norm.A, norm.C, system)
         steps[0] += 1
         solve_system(pattern, ws.factor, norm.H, norm.A, norm.C, system, SOLVE_TOLERANCE)
         t = 1.0
@@ -166,6 +166,7 @@ def set_least_norm_multipliers(ws, options):
     _set_norm_problem(problem, it, ws.shift, ON_SIDE * tol[0], norm)
     set_penalties(problem, 1.0, system, work)
     rho[0] = NORM_RHO
+    outdate_factor(system)
     _exchange_rows(ws)
     saved.y[:] = 0.0
     saved.z[:] = 0.0
@@ -174,7 +175,6 @@ def set_least_norm_multipliers(ws, options):
     for _ in range(NORM_STEPS):
         update_products(ws.pattern, norm, saved)
         copy(saved.x, centre.x)
-        outdate_factor(system)
         set_active(norm, saved.v, centre.z, work.mu, work.active)
         minimise(ws, norm, saved, centre, 0.0)
         copy(saved.y, it.y)

@@ -16,6 +16,7 @@ import numpy as np
 
 from nbqp.kernels.certificates import proves_dual_infeasible, proves_primal_infeasible
 from nbqp.kernels.jit import kernel
+from nbqp.kernels.kkt import outdate_factor
 from nbqp.kernels.residuals import (
     measure,
     set_aims,
@@ -34,7 +35,7 @@ from nbqp.kernels.status import (
     PRIMAL_INFEASIBLE,
     STALLED,
 )
-from nbqp.kernels.subproblem import direction_products, minimise, outdate_factor, set_active
+from nbqp.kernels.subproblem import direction_products, minimise, set_active
 
 # Below these the linear systems lose more digits than a smaller penalty gains.
 MU_FLOOR = 1e-9
@@ -95,13 +96,13 @@ def _lower_mu(pattern, problem, it, system, work, eps):
             mu = work_mu[i - n_eq]
         slow = r > SUFFICIENT_DECREASE * violation[i]
         violation[i] = r
-        if slow and matters > 0.01 * eps and mu > MU_FLOOR:
-            mu = max(mu / min(10.0, max(1.0, 100.0 * r / worst)), MU_FLOOR)
+        if slow and matters > 0.01 * eps:
+            lower = max(mu / min(10.0, max(1.0, 100.0 * r / worst)), MU_FLOOR)
+            changed = changed or lower < mu
             if i < n_eq:
-                mu_e[i] = mu
+                mu_e[i] = lower
             else:
-                work_mu[i - n_eq] = mu
-            changed = True
+                work_mu[i - n_eq] = lower
     return changed
 
 
@@ -213,9 +214,7 @@ def run_semismooth(ws, options, mu, rho):
                 stale = True
         previous_dual = res[1]
         inner_tolerance = max(0.1 * inner_tolerance, 0.1 * tol[1])
-        if stale:
-            outdate_factor(system)
-        elif idle > PATIENCE:
+        if not stale and idle > PATIENCE:
             return STALLED
 
 

@@ -17,6 +17,7 @@ from nbqp.kernels.struct import struct
 from nbqp.kernels.structure import (
     EntriesReference,
     FactorReference,
+    Flags,
     Floats,
     Ints,
     PatternReference,
@@ -83,6 +84,8 @@ class System:
 
     L: Floats  # values of the factor, and WIDTH more that vectors may read
     pivots: Floats  # (N,), N = n + n_eq + n_in
+    factored: Floats  # (N,) diagonal, without that of H, of the matrix that has this factor
+    stale: Flags  # which panels do not fit, while it is factorised
     expected: Floats  # (N,) signs of the pivots
     r1: Floats  # (n,)
     r2: Floats  # (n_eq,)
@@ -289,6 +292,8 @@ def new_system(pattern, factor):
     return System(
         np.zeros(val_ptr[len(val_ptr) - 1] + WIDTH),
         np.zeros(N),
+        np.full(N, np.nan),
+        np.zeros(len(val_ptr) - 1, dtype=np.bool_),
         expected,
         np.zeros(n),
         np.zeros(n_eq),

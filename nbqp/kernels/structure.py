@@ -17,6 +17,7 @@ from nbqp.kernels.struct import reference
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Sides = npt.NDArray[np.int8]
+Flags = npt.NDArray[np.bool_]
 
 
 def kernel_array(array: npt.ArrayLike, dtype: type = np.float64) -> npt.NDArray[Any]:
@@ -140,6 +141,7 @@ class Entries(NamedTuple):
     A: Ints
     C: Ints
     diagonal: Ints  # by original index: n variables, n_eq equalities, n_in inequalities
+    panel: Ints  # which one eliminates it, by original index
 
 
 PatternReference = reference(Pattern)

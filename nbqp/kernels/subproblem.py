@@ -15,7 +15,7 @@ import numpy as np
 from nbqp.kernels.csc import add_product, add_transposed_product
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import kernel
-from nbqp.kernels.kkt import factor_system, solve_system
+from nbqp.kernels.kkt import refactor_system, solve_system
 from nbqp.kernels.linesearch import exact_step
 from nbqp.kernels.residuals import update_dual
 
@@ -197,17 +197,11 @@ def _small_gradient(ws, problem, it, centre, tolerance):
 
 
 @kernel
-def outdate_factor(system):
-    """No factor fits any more: the next Newton step factorises, since no weight is negative."""
-    system.w[:] = -1.0
-
-
-@kernel
 def minimise(ws, problem, it, centre, tolerance):
     """Minimise the augmented Lagrangian about `centre` from it.x; set it.y and it.z.
 
     ws.work.active: the rows of the first step. A tolerance of 0 asks for the exact minimum. Where
-    the factor does not fit rho and mu_e, `outdate_factor` was called. The products of `it` are kept
+    the factor is that of other matrices, `outdate_factor` was called. The products of `it` are kept
     up to date; ws.step, ws.system and the workspaces of ws.work are overwritten. Returns whether it
     converged.
     """
@@ -238,15 +232,13 @@ def minimise(ws, problem, it, centre, tolerance):
     v = it.v
     repeated = 0
     while steps[0] < max_steps[0] and abort[0] == 0 and repeated < REPEATED:
-        stale = False
         for i in range(len(w)):
-            weight = mu[i] if active[i] != 0 else np.inf
-            if weight != w[i]:
-                w[i] = weight
-                stale = True
+            w[i] = mu[i] if active[i] != 0 else np.inf
         repeated += 1
-        if stale:
-            factor_system(pattern, ws.factor, ws.entries, problem.H, problem.A, problem.C, system)
+        stale, _ = refactor_system(
+            pattern, ws.factor, ws.entries, problem.H, problem.A, problem.C, system
+        )
+        if stale > 0:
             steps[0] += 1
             repeated = 0
         _newton_direction(ws, problem, it, centre)

@@ -47,9 +47,9 @@ def factor_and_solve(values, Kp, Ki, Kx, expected, rhs):
     for k in range(N):
         signs[k] = expected[factor.perm[k]]
         x[k] = rhs[factor.perm[k]]
-    replaced = factorise(
-        factor, signs, L, D, np.zeros(N, dtype=np.int64), np.zeros((N + PANEL) * PANEL)
-    )
+    stale = np.ones(len(factor.first) - 1, dtype=np.bool_)
+    work = np.zeros((N + PANEL) * PANEL)
+    replaced = factorise(factor, signs, stale, L, D, np.zeros(N, dtype=np.int64), work)
     solve_permuted(factor, L, D, x, np.zeros(N + WIDTH))
     out = np.empty(N)
     for k in range(N):
