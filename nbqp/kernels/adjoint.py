@@ -54,6 +54,9 @@ VIOLATED_UPPER = 4
 # one are shifts too; otherwise those above the tolerance, below which the accuracy of x makes some.
 SHIFTED = 0.1
 
+# A multiplier below this share of the distance to its side counts as none.
+NEGLIGIBLE_SHARE = 1e-6
+
 # What a solve ended with.
 REGULAR = 0
 SINGULAR = 1
@@ -91,7 +94,9 @@ SETTLED = 1e-9
 def _side(value, low, high, z, s, tolerance, shifted):
     """The side that a row holds on to: Pi_1 = 1{[t]_- + z >= 0} with a tolerance, t = v - side.
 
-    value: of the row, less its shift s, which is one above `shifted`.
+    Of t and z one counts as 0. A solution has multipliers on rows alone that hold on to a side, whatever
+    their units, but for some of degenerate QPs. value: of the row, less its shift s, which is one
+    above `shifted`.
     """
     if low == high:
         return BOTH
@@ -104,8 +109,8 @@ def _side(value, low, high, z, s, tolerance, shifted):
     to_low = value - low
     to_high = high - value
     if z > 0.0 or (z == 0.0 and to_high < to_low):
-        return UPPER if z + tolerance >= to_high else NEAR_UPPER
-    return LOWER if -z + tolerance >= to_low else NEAR_LOWER
+        return UPPER if z >= NEGLIGIBLE_SHARE * to_high or tolerance >= to_high else NEAR_UPPER
+    return LOWER if -z >= NEGLIGIBLE_SHARE * to_low or tolerance >= to_low else NEAR_LOWER
 
 
 @entry

@@ -22,7 +22,10 @@ def net_multipliers(problem, barrier, it):
 
 @kernel
 def round_multipliers(problem, barrier, it):
-    """Set it.z as `net_multipliers`, without the multipliers of sides that are less than the slack."""
+    """Set it.z as `net_multipliers`, without the multipliers of sides that are less than the slack.
+
+    Returns the largest ratio of the smaller to the larger one: 1 where it is not clear which to drop.
+    """
     z = it.z
     lo = problem.lo
     hi = problem.hi
@@ -30,11 +33,19 @@ def round_multipliers(problem, barrier, it):
     z_lo = barrier.z_lo
     s_hi = barrier.s_hi
     s_lo = barrier.s_lo
+    worst = 0.0
     for i in range(len(z)):
         if lo[i] < hi[i]:
-            upper = z_hi[i] if z_hi[i] > s_hi[i] else 0.0
-            lower = z_lo[i] if z_lo[i] > s_lo[i] else 0.0
+            upper = 0.0
+            lower = 0.0
+            if hi[i] < np.inf:
+                upper = z_hi[i] if z_hi[i] > s_hi[i] else 0.0
+                worst = max(worst, min(z_hi[i], s_hi[i]) / max(z_hi[i], s_hi[i]))
+            if lo[i] > -np.inf:
+                lower = z_lo[i] if z_lo[i] > s_lo[i] else 0.0
+                worst = max(worst, min(z_lo[i], s_lo[i]) / max(z_lo[i], s_lo[i]))
             z[i] = upper - lower
+    return worst
 
 
 @kernel

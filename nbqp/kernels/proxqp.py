@@ -74,6 +74,9 @@ FINISH_STEPS = 4
 TIGHTER = 1e-2
 LEAST_LOOSE = 1e-3
 LAST_STEPS = 60
+# A multiplier and its slack, one of which has to vanish: derivatives rest on which, so that it has to be
+# clear, but at last.
+SEPARATION = 1e-2
 # Newton steps that a warm start may take before the solve starts afresh.
 WARM_STEPS = 40
 # Newton steps that the closest feasible QP may take before the QP is tried as given.
@@ -89,15 +92,17 @@ def _forget(it):
 
 
 @kernel
-def _round_to_sides(ws, options):
+def _round_to_sides(ws, options, separation):
     """Set multipliers smaller than their slacks to 0 in ws.it, where the smoothed phase ended.
 
-    Returns whether that solves the QP; ws.best is then that point.
+    separation: the largest ratio of the two that tells them apart. Returns whether that solves the QP;
+    ws.best is then that point.
     """
     it = ws.it
     res = ws.work.res
     tol = ws.work.tol
-    round_multipliers(ws.problem, ws.barrier, it)
+    if round_multipliers(ws.problem, ws.barrier, it) > separation:
+        return False
     update_products(ws.pattern, ws.problem, it)
     measure(ws.pattern, ws.problem, it, ws.shift, res)
     set_aims(ws.pattern, ws.problem, it, options, tol)
@@ -132,11 +137,16 @@ def _smoothed_then_semismooth(ws, options):
         copy_point(ws.best, it)
         finish = run_semismooth(ws, options, NEAR_MU, NEAR_RHO)
         limits.max_steps[0] = max_steps
-        if finish == CONVERGED or finish == ABORTED or last:
+        if finish == CONVERGED:
+            # Where the smoothed phase ended residuals may be smaller, but no multiplier is 0.
+            copy_point(it, ws.best)
+        if finish == CONVERGED or finish == ABORTED:
             return finish
         copy_point(saved, it)
-        if loose <= 1.0 and _round_to_sides(ws, options):
+        if loose <= 1.0 and _round_to_sides(ws, options, 1.0 if last else SEPARATION):
             return CONVERGED
+        if last:
+            return finish
         system.rho[0] = rho
         system.mu_e[:] = mu
         work.mu[:] = mu

@@ -69,6 +69,46 @@ def test_gradients_match_the_least_norm_oracle_also_where_the_matrix_is_singular
     assert_matches(grads, expected, atol=1e-6)
 
 
+def clear_vertices(cost: float, seed: int) -> tuple[Data, dict[str, Any]]:
+    """A QP with objectives of the size of `cost`, all n sides that hold clear of those that do not.
+
+    And its derivatives for the sum of x, by the inverse of the active rows: x does not move with g.
+    """
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(2, 30)), int(rng.integers(2, 30))
+    M = rng.standard_normal((n, n)) / n
+    C, x = rng.standard_normal((m, n)), rng.standard_normal(n)
+    held = rng.choice(m + n, size=n, replace=False)
+    rows = np.vstack([C, np.eye(n)])
+    if np.linalg.cond(rows[held]) > 1e2:
+        return clear_vertices(cost, seed + 1000)
+    slack = rng.uniform(0.1, 1.0, m + n)
+    slack[held] = 0.0
+    sides = rows @ x + slack
+    z = np.zeros(m + n)
+    z[held] = rng.uniform(0.1, 1.0, n)
+    H = M @ M.T
+    data = Data(H=cost * H, g=-cost * (H @ x + rows.T @ z), C=C, u=sides[:m], ub=sides[m:])
+    moved = np.zeros(m + n)
+    moved[held] = np.linalg.solve(rows[held].T, np.ones(n))
+    return data, {"dL_dg": np.zeros(n), "dL_du": moved[:m], "dL_dub": moved[m:]}
+
+
+@pytest.mark.parametrize(
+    ("cost", "eps"),
+    [(1.0, 1e-3), (1.0, 1e-5), (1.0, 1e-8), (0.1, 1e-4), (1e-2, 1e-5), (1e-3, 1e-6), (1e-3, 1e-8)],
+)
+def test_a_loose_tolerance_keeps_the_active_set_that_is_clear_of_it(
+    cost: float, eps: float
+) -> None:
+    """A slack may be larger than its multiplier in the user's units, and still be the one that vanishes."""
+    for seed in range(40):
+        data, expected = clear_vertices(cost, seed)
+        sol = nbqp.solve_qp(**data.args(), settings=nbqp.Settings(eps_abs=eps))
+        assert sol.status is nbqp.Status.SOLVED
+        assert_matches(nbqp.vjp(sol, dL_dx=np.ones(data.n)), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("problem", MIXTURE[:20], ids=lambda p: p.name)
 def test_directional_derivatives_match_the_oracle_and_the_adjoint(problem: Problem) -> None:
     rng = np.random.default_rng(4)
