@@ -115,7 +115,9 @@ def numbers(name: str, value: Any) -> Floats:
     try:
         array = np.asarray(value)
     except ValueError as error:  # nested sequences of unequal lengths
-        raise ShapeError(f"{name}: expected an array of numbers, got {error}.") from None
+        raise ShapeError(
+            f"{name}: expected an array of numbers, got {str(error).rstrip('.')}."
+        ) from None
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"{name}: expected real numbers, got dtype {array.dtype}.")
     return kernel_array(array)

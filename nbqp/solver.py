@@ -101,6 +101,13 @@ class Solver:
                 self._scaling = find_scaling(self.problem)
             self._arguments.update(copy.deepcopy(data))
             return
+        for name in data.keys() & {"H", "A", "C"}:
+            size, given = getattr(self.problem, name).shape, getattr(data[name], "shape", ())
+            # What else an argument may be is judged with the others.
+            if len(given) == 2 and given != size:
+                raise PatternError(
+                    f"{name}: expected the shape {size} that the solver was made for, got {given}."
+                )
         arguments = {**self._arguments, **data}
         problem = QP(**arguments)
         sizes = (self.problem.n, self.problem.n_eq, self.problem.n_in)

@@ -117,6 +117,15 @@ def test_a_sparse_pattern_may_not_change_in_update() -> None:
         solver.update(H=sp.csc_array(np.ones((3, 3))))
 
 
+def test_a_matrix_of_another_size_is_named_in_update() -> None:
+    solver = nbqp.Solver(np.eye(3), np.ones(3), A=np.ones((1, 3)), b=np.ones(1))
+    with pytest.raises(nbqp.PatternError, match=r"A: expected the shape \(1, 3\).*got \(2, 3\)"):
+        solver.update(A=np.ones((2, 3)))
+    with pytest.raises(nbqp.ShapeError, match="A: expected an array of numbers"):
+        solver.update(A=[[1.0, 2.0], [1.0]])
+    assert solver.solve().status is nbqp.Status.SOLVED
+
+
 def test_a_dense_pattern_may_change_in_update() -> None:
     solver = nbqp.Solver(np.eye(2), -np.ones(2))
     solver.update(H=np.array([[2.0, 1.0], [1.0, 2.0]]))
