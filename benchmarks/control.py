@@ -16,7 +16,7 @@ import scipy.linalg
 import scipy.sparse
 
 import nbqp
-from benchmarks.peers import Floats
+from benchmarks.arrays import Floats
 
 SEED = 1
 GRAVITY = 9.81
@@ -109,14 +109,13 @@ def quadcopter() -> Plant:
     )
 
 
-def masses() -> Plant:
-    """A chain of 12 masses between two walls, sampled at 2 Hz, horizon 17 s: n = 1020, n_eq = 816.
+def masses(count: int = 12, horizon: int = 34) -> Plant:
+    """A chain of masses between two walls, sampled at 2 Hz: n = 5/2 count horizon, n_eq = 2 count horizon.
 
-    Masses and springs are of size 1 and undamped; states: displacements and velocities, 12 each;
-    inputs: 6 forces, each between two neighbours. Source: Wang & Boyd, *Fast model predictive
-    control using online optimization*, 2010, whose chain has half as many masses.
+    Masses and springs are of size 1 and undamped; states: displacements and velocities; inputs: forces,
+    each between two neighbours. Source: Wang & Boyd, *Fast model predictive control using online
+    optimization*, 2010, with 6 masses.
     """
-    count = 12
     stiffness = 2 * np.eye(count) - np.eye(count, k=1) - np.eye(count, k=-1)
     A, B = np.zeros((2 * count, 2 * count)), np.zeros((2 * count, count // 2))
     A[:count, count:], A[count:, :count] = np.eye(count), -stiffness
@@ -132,7 +131,7 @@ def masses() -> Plant:
         disturbed=slice(count, 2 * count),
         push=0.5,
         noise=0.01,
-        horizon=34,
+        horizon=horizon,
     )
 
 

@@ -6,78 +6,19 @@ A peer is imported when it is built, so that a missing one is a line in the repo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
+import scipy.sparse
 
 import nbqp
-
-Floats: TypeAlias = npt.NDArray[np.float64]
+from benchmarks.arrays import Floats
+from benchmarks.batches import Point, Problem
 
 PROXSUITE_INFINITY = 1e20
 PROXSUITE_EPS_PRIMAL_INF = 1e-13
-
-
-class Rows(NamedTuple):
-    """lower <= Gx <= upper: the rows of C, then one for each variable with a finite bound."""
-
-    G: Floats
-    lower: Floats
-    upper: Floats
-
-
-class Point(NamedTuple):
-    """A primal-dual point: x (batch, n), y (batch, n_eq), z (batch, rows), z < 0: lower side."""
-
-    x: Floats
-    y: Floats
-    z: Floats
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """min 1/2 x'Hx + g'x   s.t.   Ax = b,   l <= Cx <= u,   lb <= x <= ub.
-
-    g and target are (batch, n); the batch shares the other data. Absent are H as None (an LP),
-    rows of C by shape (0, n), sides by infinity. The loss is sum((x - target)^2), its gradients
-    are those with respect to g, A and b. closest: the closest feasible QP is asked for.
-    """
-
-    H: Floats | None
-    g: Floats
-    A: Floats
-    b: Floats
-    C: Floats
-    l: Floats
-    u: Floats
-    lb: Floats
-    ub: Floats
-    target: Floats
-    closest: bool = False
-
-    @property
-    def hessian(self) -> Floats:
-        """H, zeros for an LP."""
-        n = self.g.shape[1]
-        return np.zeros((n, n)) if self.H is None else self.H
-
-    @property
-    def bounded(self) -> npt.NDArray[np.bool_]:
-        """Which variables have a finite bound."""
-        return np.isfinite(self.lb) | np.isfinite(self.ub)
-
-    @property
-    def rows(self) -> Rows:
-        """All inequalities as rows."""
-        kept = self.bounded
-        return Rows(
-            np.vstack([self.C, np.eye(len(kept))[kept]]),
-            np.concatenate([self.l, self.lb[kept]]),
-            np.concatenate([self.u, self.ub[kept]]),
-        )
 
 
 class Peer(Protocol):
@@ -108,17 +49,22 @@ class TensorFlowLayer:
         from tf_layer import solve_qp
 
         settings = nbqp.Settings(eps_abs=eps, primal_infeasibility_solving=problem.closest)
-        constants: dict[str, Any] = {"H": problem.H, "lb": problem.lb, "ub": problem.ub}
-        if len(problem.C):
-            constants |= {"C": problem.C, "l": problem.l, "u": problem.u}
+        names = ["H", "g", "A", "b", "lb", "ub", *(("C", "l", "u") if problem.C.size else ())]
+        inputs = problem.inputs
+        constants = {name: getattr(problem, name) for name in names if name not in inputs}
+        if problem.sparse:
+            for name in constants.keys() & {"H", "A", "C"}:
+                constants[name] = scipy.sparse.csc_array(constants[name])
 
-        def solve(g: Any, A: Any, b: Any) -> tuple[Any, ...]:
-            out = solve_qp(g=g, A=A, b=b, **constants, settings=settings)
+        def solve(*values: Any) -> tuple[Any, ...]:
+            given = dict(zip(inputs, values, strict=True))
+            out = solve_qp(**given, **constants, settings=settings)
             return out.x, out.y, out.z, out.z_box
 
         self._tf = tf
         self._solve = tf.function(solve) if graph else solve
-        self._inputs = [tf.constant(datum) for datum in (problem.g, problem.A, problem.b)]
+        self._names = inputs
+        self._inputs = [tf.constant(getattr(problem, name)) for name in inputs]
         self._target = tf.constant(problem.target)
         self._bounded = problem.bounded
 
@@ -140,36 +86,58 @@ class TensorFlowLayer:
 
     def gradients(self) -> dict[str, Floats]:
         """Read the gradients."""
-        return {name: np.asarray(part) for name, part in zip("gAb", self._gradients, strict=True)}
+        parts = map(np.asarray, self._gradients)
+        return dict(zip(self._names, parts, strict=True))
 
 
 class TorchLayer:
-    """A layer of PyTorch: `solve(g, A, b)` returns x and a function that reads the point."""
+    """A layer of PyTorch: `solve(data)` returns x and a function that reads the point.
+
+    data: H, g, A, b and the rows G, lower, upper, as tensors, all inputs with a batch axis; C and u,
+    where they are inputs, are G and upper. names: of the inputs, unless they are the problem's.
+    """
 
     def __init__(
         self,
         torch: Any,
         problem: Problem,
-        solve: Callable[[Any, Any, Any], tuple[Any, Callable[[], Point]]],
+        solve: Callable[[dict[str, Any]], tuple[Any, Callable[[], Point]]],
+        names: Sequence[str] | None = None,
     ) -> None:
-        data = (problem.g, problem.A, problem.b)
-        self._inputs = [torch.tensor(datum, requires_grad=True) for datum in data]
-        self._target = torch.tensor(problem.target)
         self._torch = torch
         self._solve = solve
+        self._names = tuple(problem.inputs if names is None else names)
+        self._inputs = {
+            name: torch.tensor(getattr(problem, name), requires_grad=True) for name in self._names
+        }
+        data = {name: getattr(problem, name) for name in ("g", "A", "b")}
+        rows = dict(zip(("G", "lower", "upper"), problem.rows, strict=True))
+        self._constants = {
+            name: torch.tensor(value)
+            for name, value in {"H": problem.hessian, **data, **rows}.items()
+            if name not in self._names
+        }
+        self._batch = len(problem.g)
+        self._target = torch.tensor(problem.target)
+
+    def _expand(self, name: str, tensor: Any) -> Any:
+        """Expanded here, shared inputs get the sum over the batch (qpth itself would return the mean)."""
+        rank = 2 if name in ("H", "A", "C") else 1
+        return tensor if tensor.ndim > rank else tensor.expand(self._batch, *tensor.shape)
 
     def forward(self) -> None:
         """Solve and evaluate the loss."""
-        g, A, b = self._inputs
-        # Both peers take batches: expanded here, shared data get the sum over the batch (qpth
-        # itself would return the mean).
-        batch = len(g)
-        x, self._point = self._solve(g, A.expand(batch, *A.shape), b.expand(batch, *b.shape))
+        inputs = {name: self._expand(name, tensor) for name, tensor in self._inputs.items()}
+        data = {**self._constants, **inputs}
+        for row, datum in (("G", "C"), ("upper", "u")):
+            if datum in data:
+                data[row] = data.pop(datum)
+        x, self._point = self._solve(data)
         self._loss = ((x - self._target) ** 2).sum()
 
     def backward(self) -> None:
         """Differentiate the loss."""
-        self._gradients = self._torch.autograd.grad(self._loss, self._inputs)
+        self._gradients = self._torch.autograd.grad(self._loss, list(self._inputs.values()))
 
     def point(self) -> Point:
         """Read the solution."""
@@ -177,7 +145,7 @@ class TorchLayer:
 
     def gradients(self) -> dict[str, Floats]:
         """Read the gradients."""
-        return {name: part.numpy() for name, part in zip("gAb", self._gradients, strict=True)}
+        return {name: part.numpy() for name, part in zip(self._names, self._gradients, strict=True)}
 
 
 def _import_torch() -> Any:
@@ -216,15 +184,13 @@ def proxsuite_layer(problem: Problem, eps: float) -> Peer:
             return qp
 
     layer = QPFunction(eps=eps, eps_backward=eps, structural_feasibility=not problem.closest)
-    rows = problem.rows
-    H, G = torch.tensor(problem.hessian), torch.tensor(rows.G)
-    lower, upper = (
-        torch.tensor(np.clip(side, -PROXSUITE_INFINITY, PROXSUITE_INFINITY)) for side in rows[1:]
-    )
 
-    def solve(g: Any, A: Any, b: Any) -> tuple[Any, Callable[[], Point]]:
+    def solve(data: dict[str, Any]) -> tuple[Any, Callable[[], Point]]:
+        sides = [
+            data[name].clamp(-PROXSUITE_INFINITY, PROXSUITE_INFINITY) for name in ("lower", "upper")
+        ]
         with mock.patch.object(proxqp.dense, "BatchQP", StrictBatchQP):
-            out = layer(H, g, A, b, G, lower, upper)
+            out = layer(*(data[name] for name in ("H", "g", "A", "b", "G")), *sides)
         return out[0], lambda: Point(*(part.detach().numpy() for part in out[:3]))
 
     return TorchLayer(torch, problem, solve)
@@ -239,14 +205,14 @@ def qpth_layer(problem: Problem, eps: float) -> Peer:
 
     # Silent, since the report gives the residuals.
     layer = QPFunction(eps=eps, verbose=-1)
-    rows = problem.rows
-    below, above = np.isfinite(rows.lower), np.isfinite(rows.upper)
-    H = torch.tensor(problem.hessian)
-    G = torch.tensor(np.vstack([-rows.G[below], rows.G[above]]))
-    h = torch.tensor(np.concatenate([-rows.lower[below], rows.upper[above]]))
+    _, lower, upper = problem.rows
+    below, above = (np.isfinite(np.atleast_2d(side)[0]) for side in (lower, upper))
 
-    def solve(g: Any, A: Any, b: Any) -> tuple[Any, Callable[[], Point]]:
-        x = layer(H, g, G, h, A, b)
+    def solve(data: dict[str, Any]) -> tuple[Any, Callable[[], Point]]:
+        G, lower, upper = (data[name] for name in ("G", "lower", "upper"))
+        one_sided = torch.cat([-G[..., below, :], G[..., above, :]], dim=-2)
+        sides = torch.cat([-lower[..., below], upper[..., above]], dim=-1)
+        x = layer(data["H"], data["g"], one_sided, sides, data["A"], data["b"])
 
         def read() -> Point:
             multipliers = x.grad_fn.lams.numpy()
@@ -258,6 +224,64 @@ def qpth_layer(problem: Problem, eps: float) -> Peer:
         return x, read
 
     return TorchLayer(torch, problem, solve)
+
+
+def cvxpylayers_layer(problem: Problem, eps: float) -> Peer:
+    """Build a layer of cvxpylayers (Agrawal et al. 2019), by diffcp; constants are constants to it."""
+    if problem.closest:
+        raise NotImplementedError("has no closest feasible QPs")
+    torch = _import_torch()
+    import cvxpy
+    from cvxpylayers.torch import CvxpyLayer
+
+    x = cvxpy.Variable(problem.g.shape[1])
+    G, lower, upper = problem.rows
+    # Disciplined parametrised programming takes 1/2 |Lx|^2, but no x'Hx, with a parameter.
+    shared = {"A": problem.A, "b": problem.b, "G": G, "lower": lower, "upper": upper}
+    ranks = {"A": 2, "G": 2}
+    given: dict[str, Any] = {}
+    parameters: dict[str, Any] = {"g": cvxpy.Parameter(problem.g.shape[1])}
+    renamed = {"C": "G", "u": "upper"}
+    inputs = {renamed.get(name, name) for name in problem.inputs}
+    below, above = (np.isfinite(np.atleast_2d(side)[0]) for side in (lower, upper))
+    if not below.any():
+        del shared["lower"]
+    for name, value in shared.items():
+        own = value.ndim > ranks.get(name, 1)
+        if own or name in inputs:
+            parameters[name] = cvxpy.Parameter(value.shape[own:])
+        given[name] = parameters.get(name, value)
+    objective = parameters["g"] @ x
+    root = None
+    if problem.H is not None and problem.H.ndim == 3:
+        root = torch.tensor(np.swapaxes(np.linalg.cholesky(problem.H), 1, 2))
+        parameters["root"] = cvxpy.Parameter(root.shape[1:])
+        objective += 0.5 * cvxpy.sum_squares(parameters["root"] @ x)
+    elif problem.H is not None:
+        objective += 0.5 * cvxpy.quad_form(x, cvxpy.psd_wrap(problem.H))
+    constraints = [given["A"] @ x == given["b"]]
+    if below.any():
+        constraints.append((given["G"] @ x)[below] >= given["lower"][below])
+    if above.any():
+        constraints.append((given["G"] @ x)[above] <= given["upper"][above])
+    program = cvxpy.Problem(cvxpy.Minimize(objective), constraints)
+    layer = CvxpyLayer(program, list(parameters.values()), [x])
+    arguments = {
+        "solve_method": "Clarabel",
+        "tol_gap_abs": eps,
+        "tol_gap_rel": eps,
+        "tol_feas": eps,
+    }
+
+    def solve(data: dict[str, Any]) -> tuple[Any, Callable[[], Point]]:
+        values = {**data, "root": root}
+        (found,) = layer(*(values[name] for name in parameters), solver_args=arguments)
+        batch, n_eq = len(found), problem.A.shape[-2]
+        nowhere = np.full((batch, n_eq), np.nan), np.full((batch, len(below)), np.nan)
+        return found, lambda: Point(found.detach().numpy(), *nowhere)
+
+    names = [name for name in problem.inputs if name != "H"]
+    return TorchLayer(torch, problem, solve, names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +302,11 @@ PEERS = {
         f"set from outside: eps_primal_inf = {PROXSUITE_EPS_PRIMAL_INF:g}, since the default 1e-4 "
         "calls feasible LPs infeasible, and the duality gap counts, as for nbqp; "
         "eps_backward = eps_abs; structural_feasibility=False for the closest feasible QP.",
+    ),
+    "cvxpylayers": PeerEntry(
+        cvxpylayers_layer,
+        "CvxpyLayer of PyTorch by diffcp and Clarabel; shared constants stay out of its parameters; "
+        "it returns no multipliers, and H is a constant to it.",
     ),
     "OptNet": PeerEntry(
         qpth_layer,

@@ -13,8 +13,9 @@ import numpy as np
 import scipy.sparse
 
 import nbqp
+from benchmarks.arrays import Floats
 from benchmarks.control import Sequence
-from benchmarks.peers import PROXSUITE_EPS_PRIMAL_INF, PROXSUITE_INFINITY, Floats
+from benchmarks.peers import PROXSUITE_EPS_PRIMAL_INF, PROXSUITE_INFINITY
 
 OSQP_MAX_ITER = 100_000
 

@@ -12,7 +12,7 @@ from nbqp.kernels.vector import product_error
 
 
 @kernel
-def _first_of_dense(Mi, begin, end):
+def first_of_dense(Mi, begin, end):
     """The first row of a column without gaps, whose entries need no indices; otherwise -1."""
     if end > begin and Mi[end - 1] - Mi[begin] == end - 1 - begin:
         return Mi[begin]
@@ -27,7 +27,7 @@ def add_product(Mp, Mi, Mx, x, out):
         if xj != 0.0:
             begin = Mp[j]
             end = Mp[j + 1]
-            i = _first_of_dense(Mi, begin, end)
+            i = first_of_dense(Mi, begin, end)
             if i >= 0:
                 axpy(out[i:], xj, Mx[begin:end])
             else:
@@ -41,7 +41,7 @@ def add_transposed_product(Mp, Mi, Mx, y, out):
     for j in range(len(Mp) - 1):
         begin = Mp[j]
         end = Mp[j + 1]
-        i = _first_of_dense(Mi, begin, end)
+        i = first_of_dense(Mi, begin, end)
         if i >= 0:
             out[j] += dot(Mx[begin:end], y[i:])
         else:
@@ -92,7 +92,7 @@ def add_product_compensated(Mp, Mi, Mx, x, total, error):
         xj = x[j]
         begin = Mp[j]
         end = Mp[j + 1]
-        i = _first_of_dense(Mi, begin, end)
+        i = first_of_dense(Mi, begin, end)
         if i >= 0:
             _axpy_compensated(total[i:], error[i:], xj, Mx[begin:end])
         else:

@@ -10,9 +10,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbqp.kernels.csc import first_of_dense
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.structure import Scaling
+from nbqp.kernels.vector import (
+    WIDTH,
+    greatest,
+    load_head,
+    magnitudes,
+    peak,
+    product,
+    scaled,
+    splat,
+    store_head,
+)
 
 SWEEPS = 10
 # One sweep's factor, and rows that are (nearly) empty keep their scale.
@@ -21,13 +33,34 @@ LARGEST_COST = 1e8
 
 
 @kernel
+def _raise_dense(column, d, E, rows):
+    """rows[i] = max with |E_i column_i d|; returns the largest of them."""
+    largest = splat(0.0)
+    for i in range(0, len(column), WIDTH):
+        head = min(len(column) - i, WIDTH)
+        values = product(magnitudes(load_head(column, i, head)), load_head(E, i, head))
+        values = scaled(values, d)
+        store_head(rows, i, greatest(load_head(rows, i, head), values), head)
+        largest = greatest(largest, values)
+    return peak(largest)
+
+
+@kernel
 def _raise_norms(Mp, Mi, Mx, D, E, columns, rows):
     """columns[j], rows[i] = max with |E_i M_ij D_j|."""
     for j in range(len(Mp) - 1):
-        for p in range(Mp[j], Mp[j + 1]):
-            value = abs(Mx[p]) * D[j] * E[Mi[p]]
-            columns[j] = max(columns[j], value)
-            rows[Mi[p]] = max(rows[Mi[p]], value)
+        begin = Mp[j]
+        end = Mp[j + 1]
+        first = first_of_dense(Mi, begin, end)
+        largest = 0.0
+        if first >= 0:
+            largest = _raise_dense(Mx[begin:end], D[j], E[first:], rows[first:])
+        else:
+            for p in range(begin, end):
+                value = abs(Mx[p]) * D[j] * E[Mi[p]]
+                largest = max(largest, value)
+                rows[Mi[p]] = max(rows[Mi[p]], value)
+        columns[j] = max(columns[j], largest)
 
 
 @kernel

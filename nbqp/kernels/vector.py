@@ -13,6 +13,10 @@ store_head(a,i,v,m)  a[i : i+m] = v[:m]; a[i+m:] is not touched
 splat(s)             the scalar s in all eight places
 fma(a, b, c)         a * b + c for vectors
 total(a)             the sum of a vector, halves first
+product(a, b)        a * b for vectors
+magnitudes(a)        |a|
+greatest(a, b)       the larger of two vectors, entry by entry; b where a is NaN
+peak(a)              the largest entry of a vector
 scaled(a, s)         a * s for a vector a and a scalar s
 negative_fma(a,s,c)  c - a * s for a vector a, a scalar s and a vector c
 product_error(a,b,p) a b - p exactly for scalars with p = fl(a b)
@@ -55,6 +59,18 @@ if numba.config.DISABLE_JIT:
         a = a[:4] + a[4:]
         a = a[:2] + a[2:]
         return a[0] + a[1]
+
+    def product(a, b):
+        return a * b
+
+    def magnitudes(a):
+        return np.abs(a)
+
+    def greatest(a, b):
+        return np.where(a > b, a, b)
+
+    def peak(a):
+        return a.max()
 
     def scaled(a, s):
         return a * s
@@ -175,18 +191,55 @@ else:
 
         return VECTOR(VECTOR, VECTOR, VECTOR), codegen
 
+    def _larger(builder, a, b):
+        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+    def _folded(builder, vector, combine):
+        """The entries of a vector as one number, halves first."""
+        for half in (4, 2, 1):
+            lanes = ir.VectorType(ir.IntType(32), half)
+            low = builder.shuffle_vector(vector, vector, ir.Constant(lanes, list(range(half))))
+            high = ir.Constant(lanes, list(range(half, 2 * half)))
+            vector = combine(low, builder.shuffle_vector(vector, vector, high))
+        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
     @intrinsic
     def total(typingctx, a):
         def codegen(context, builder, signature, args):
-            vector = args[0]
-            for half in (4, 2, 1):
-                lanes = ir.VectorType(ir.IntType(32), half)
-                low = builder.shuffle_vector(vector, vector, ir.Constant(lanes, list(range(half))))
-                high = ir.Constant(lanes, list(range(half, 2 * half)))
-                vector = builder.fadd(low, builder.shuffle_vector(vector, vector, high))
-            return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+            return _folded(builder, args[0], builder.fadd)
 
         return types.float64(VECTOR), codegen
+
+    @intrinsic
+    def peak(typingctx, a):
+        def codegen(context, builder, signature, args):
+            return _folded(builder, args[0], lambda low, high: _larger(builder, low, high))
+
+        return types.float64(VECTOR), codegen
+
+    @intrinsic
+    def greatest(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return _larger(builder, *args)
+
+        return VECTOR(VECTOR, VECTOR), codegen
+
+    @intrinsic
+    def magnitudes(typingctx, a):
+        def codegen(context, builder, signature, args):
+            function = builder.module.declare_intrinsic(
+                f"llvm.fabs.v{WIDTH}f64", fnty=ir.FunctionType(_IR_VECTOR, [_IR_VECTOR])
+            )
+            return builder.call(function, args)
+
+        return VECTOR(VECTOR), codegen
+
+    @intrinsic
+    def product(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return builder.fmul(*args)
+
+        return VECTOR(VECTOR, VECTOR), codegen
 
     @intrinsic
     def scaled(typingctx, a, s):
