@@ -149,13 +149,13 @@ def test_a_solver_that_hangs_is_killed_and_the_others_go_on(
     stub = Entry(Hangs, lambda eps, limit: {}, ("numpy",), "Hangs.")
     monkeypatch.setitem(SOLVERS, "hangs", stub)
     monkeypatch.setattr(maros_meszaros, "GRACE", 0.1)
-    record = run(folder, tmp_path / "out", "--solvers", "hangs", "piqp", "--limit", "0.4")
+    record = run(folder, tmp_path / "out", "--solvers", "hangs", "piqp", "--limit", "3")
     ended = [(found["solver"], found["ended"], found["seconds"]) for found in record["results"]]
-    assert ended[0] == ended[2] == ("hangs", "killed", 0.4)
+    assert ended[0] == ended[2] == ("hangs", "killed", 3.0)
     assert [end[:2] for end in ended[1::2]] == [("piqp", "solved")] * 2
     summary = {summary["solver"]: summary for summary in record["summaries"]}
     assert summary["hangs"]["overtime"] == 2
-    assert summary["hangs"]["shifted_mean"] == pytest.approx(0.4)
+    assert summary["hangs"]["shifted_mean"] == pytest.approx(3.0)
 
 
 def test_a_worker_outlives_exceptions_and_is_replaced_after_a_kill() -> None:
