@@ -10,6 +10,7 @@ from nbqp.kernels.kkt import kkt_pattern, locate_entries
 from nbqp.kernels.structure import Entries, Factor, Pattern
 from nbqp.kernels.symbolic import analyse
 from nbqp.problem import QP
+from nbqp.threads import run_apart
 
 KEPT = 32
 """So many analyses are kept, the latest ones."""
@@ -25,6 +26,11 @@ class Analysis(NamedTuple):
     entries: Entries
 
 
+def _analyse(pattern: Pattern) -> Analysis:
+    factor = analyse(pattern.n + pattern.n_eq + pattern.n_in, *kkt_pattern(pattern))
+    return Analysis(pattern, factor, locate_entries(pattern, factor))
+
+
 _kept: OrderedDict[tuple[object, ...], Analysis] = OrderedDict()
 _lock = threading.Lock()
 
@@ -38,8 +44,7 @@ def analyse_qp(qp: QP) -> Analysis:
         if key in _kept:
             _kept.move_to_end(key)
             return _kept[key]
-    factor = analyse(qp.n + qp.n_eq + qp.n_in, *kkt_pattern(pattern))
-    analysis = Analysis(pattern, factor, locate_entries(pattern, factor))
+    analysis = run_apart(lambda: _analyse(pattern))
     if small:
         with _lock:
             _kept[key] = analysis

@@ -21,8 +21,8 @@ from nbqp.problem import QP, numbers
 from nbqp.settings import METHODS, Settings
 from nbqp.threads import split_range, split_range_watched, thread_count
 
-LONG = 2_000_000
-"""Batches whose factors hold more numbers than that may take long enough for Ctrl-C."""
+LONG = 0.5
+"""Seconds: a call that may take longer, if all Newton steps are taken, minds Ctrl-C."""
 
 _loaded = threading.Event()
 
@@ -59,10 +59,12 @@ def run_solves(
         run(0, 0)
         _loaded.set()
     count = thread_count(qp.batch, threads)
-    size = int(analysis.factor.val_ptr[-1]) * qp.batch
+    # A step takes a microsecond for each entry of the factor to the power 3/4 (docs/benchmarks.md).
+    step = 1e-6 * float(analysis.factor.val_ptr[-1]) ** 0.75
+    long = qp.batch * settings.max_iter * step > LONG
     in_main_thread = threading.current_thread() is threading.main_thread()
     start = time.perf_counter()
-    if settings.time_limit < math.inf or (in_main_thread and size > LONG):
+    if settings.time_limit < math.inf or (in_main_thread and long):
         split_range_watched(run, qp.batch, count, settings.time_limit, abort)
     else:
         split_range(run, qp.batch, count)
@@ -71,7 +73,9 @@ def run_solves(
 
 def find_scaling(qp: QP) -> Scaling:
     """The scaling of a QP's matrices, which have no batch axis."""
-    return Scaling(*shared_scaling(qp.pattern(), qp.H.values[0], qp.A.values[0], qp.C.values[0]))
+    scaling = Scaling(*(np.empty((1, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
+    shared_scaling(qp.pattern(), qp.H.values[0], qp.A.values[0], qp.C.values[0], scaling)
+    return scaling
 
 
 def shared_or_own_scaling(qp: QP) -> Scaling:

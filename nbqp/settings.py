@@ -31,8 +31,8 @@ class Settings:
         Newton steps at most, and outer (proximal) steps.
     method
         "auto": the smoothed phase, finished by the semismooth one. A warm start goes to the
-        semismooth phase at once; if a few dozen steps do not finish it, the smoothed phase starts
-        afresh, without it. "semismooth": PROX-QP alone. "smoothed": as "auto", but where the
+        semismooth phase at once; if a few steps do not finish it, the smoothed phase starts next to
+        it, and at last afresh. "semismooth": PROX-QP alone. "smoothed": as "auto", but where the
         smoothed phase fails from its own start no semismooth one from zero follows.
     primal_infeasibility_solving
         Whether to solve the closest feasible QP, whose sides are moved by the smallest shifts, where
@@ -40,8 +40,8 @@ class Settings:
     check_duality_gap
         Whether the gap counts.
     time_limit
-        Seconds after which a solve, or a batch, ends with the status TIME_LIMIT_REACHED (samples
-        that have not begun: NOT_RUN).
+        Seconds after which a solve, or a batch, ends with the status TIME_LIMIT_REACHED (samples of
+        a batch that have not begun: NOT_RUN), once the factorisation that runs then has ended.
     verbose
         Whether to print a line about every solve.
     eps_primal_inf, eps_dual_inf

@@ -12,7 +12,12 @@ from nbqp.analysis import Analysis, analyse_qp
 from nbqp.convexity import find_nonconvex
 from nbqp.errors import NonconvexError, PatternError, ShapeError
 from nbqp.execution import find_scaling, run_solves, to_warm_start
-from nbqp.kernels.status import DUAL_INFEASIBLE, PRIMAL_INFEASIBLE
+from nbqp.kernels.status import (
+    DUAL_INFEASIBLE,
+    NOT_RUN,
+    PRIMAL_INFEASIBLE,
+    TIME_LIMIT_REACHED,
+)
 from nbqp.kernels.structure import Floats, Scaling
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
@@ -152,7 +157,8 @@ def _solve(
     sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
     warm = to_warm_start(warm_start, sizes, None)
     out, run_time = run_solves(qp, analysis, settings, warm, threads=1, scaling=scaling)
-    code = int(out.status[0])
+    # The only sample of a call that has run out of time.
+    code = TIME_LIMIT_REACHED if out.status[0] == NOT_RUN else int(out.status[0])
     certificate = None
     if code in (PRIMAL_INFEASIBLE, DUAL_INFEASIBLE):
         certificate = Certificate(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from numbers import Integral
+from typing import TypeVar
 
 from nbqp.errors import SettingsError
 from nbqp.kernels.structure import Ints
@@ -22,6 +23,8 @@ SAMPLES_PER_THREAD = 8
 """Below this many samples a thread costs more than it gains."""
 WATCH_INTERVAL = 0.1
 """Seconds between two looks at whether a long call is to stop."""
+
+T = TypeVar("T")
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -60,6 +63,21 @@ def thread_count(batch: int, most: int | None) -> int:
     elif not isinstance(most, Integral) or isinstance(most, bool) or most < 1:
         raise SettingsError(f"threads: expected None or an integer of at least 1, got {most!r}.")
     return min(int(most), max(1, batch // SAMPLES_PER_THREAD))
+
+
+def run_apart(task: Callable[[], T]) -> T:
+    """task(), in another thread if this is the main one, where signals are handled.
+
+    A kernel that returns arrays ends by running Python code on them; an exception of Ctrl-C that is
+    raised there crashes the process. Here it is raised at once, and the task's result is dropped.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return task()
+    try:
+        part = _shared_pool().submit(task)
+    except RuntimeError:  # the interpreter is shutting down: no new threads
+        return task()
+    return part.result()
 
 
 def split_range(task: Callable[[int, int], None], size: int, threads: int) -> None:

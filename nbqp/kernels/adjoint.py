@@ -94,9 +94,8 @@ SETTLED = 1e-9
 def _side(value, low, high, z, s, tolerance, shifted):
     """The side that a row holds on to: Pi_1 = 1{[t]_- + z >= 0} with a tolerance, t = v - side.
 
-    Of t and z one counts as 0. A solution has multipliers on rows alone that hold on to a side, whatever
-    their units, but for some of degenerate QPs. value: of the row, less its shift s, which is one
-    above `shifted`.
+    Where z is not next to nothing it is t that should be 0, however large a loose tolerance or the
+    units have left it. value: of the row, less its shift s, which is one above `shifted`.
     """
     if low == high:
         return BOTH

@@ -28,7 +28,8 @@ from nbqp.kernels.semismooth import (
     detect_dual_infeasible,
     run_semismooth,
 )
-from nbqp.kernels.smoothed import HAND_OVER, run_smoothed, start_smoothed
+from nbqp.kernels.smoothed import HAND_OVER, run_smoothed
+from nbqp.kernels.starting import start_smoothed
 from nbqp.kernels.state import copy_point
 from nbqp.kernels.status import (
     ABORTED,
@@ -314,7 +315,7 @@ def run_closest(ws, options, elastic):
             mu = min(RELAX * mu, MU_START)
         if abort[0] != 0:
             return ABORTED
-        if steps[0] >= max_steps[0]:
+        if steps[0] >= max_steps[0] or outer[0] >= options.max_iter:
             return OUT_OF_STEPS
         if detect_dual_infeasible(ws, options):
             return DUAL_INFEASIBLE

@@ -22,7 +22,8 @@ from nbqp.kernels.residuals import (
 from nbqp.kernels.rounding import mend
 from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
-from nbqp.kernels.smoothed import HAND_OVER, regularise, run_smoothed, start_smoothed
+from nbqp.kernels.smoothed import HAND_OVER, run_smoothed
+from nbqp.kernels.starting import regularise, restart_smoothed, start_smoothed
 from nbqp.kernels.state import Options, copy_point, new_workspace
 from nbqp.kernels.status import (
     ABORTED,
@@ -77,8 +78,11 @@ LAST_STEPS = 60
 # A multiplier and its slack, one of which has to vanish: derivatives rest on which, so that it has to be
 # clear, but at last.
 SEPARATION = 1e-2
-# Newton steps that a warm start may take before the solve starts afresh.
-WARM_STEPS = 40
+# Newton steps that a warm start may take: where a few do not do, many rows change sides, in an LP one
+# at a time, which the smoothed phase changes at once; then the solve starts afresh.
+WARM_STEPS = 12
+WARM_LP_STEPS = 6
+WARM_SMOOTHED_STEPS = 30
 # Newton steps that the closest feasible QP may take before the QP is tried as given.
 CLOSEST_STEPS = 300
 
@@ -114,15 +118,16 @@ def _round_to_sides(ws, options, separation):
 
 @kernel
 def _smoothed_then_semismooth(ws, options):
-    """Alternate: smoothed steps to a loose tolerance, an attempt to finish, and tighter again."""
+    """Alternate: smoothed steps to a loose tolerance, an attempt to finish, and tighter again.
+
+    The smoothed phase has been started.
+    """
     it = ws.it
     saved = ws.saved
     system = ws.system
     work = ws.work
     limits = ws.limits
     max_steps = limits.max_steps[0]
-    regularise(ws)
-    start_smoothed(ws)
     loose = max(LEAST_LOOSE, HAND_OVER / options.eps_abs)
     while True:
         code = run_smoothed(ws, options, loose, 0.0)
@@ -138,7 +143,8 @@ def _smoothed_then_semismooth(ws, options):
         finish = run_semismooth(ws, options, NEAR_MU, NEAR_RHO)
         limits.max_steps[0] = max_steps
         if finish == CONVERGED:
-            # Where the smoothed phase ended residuals may be smaller, but no multiplier is 0.
+            # Where the smoothed phase ended residuals may be smaller, but no multiplier is 0; no phase
+            # that compares its points with this one follows.
             copy_point(it, ws.best)
         if finish == CONVERGED or finish == ABORTED:
             return finish
@@ -155,24 +161,43 @@ def _smoothed_then_semismooth(ws, options):
 
 
 @kernel
+def _solve_warm(ws, options):
+    """Semismooth steps from ws.it, then smoothed ones from its neighbourhood; a few of either."""
+    limits = ws.limits
+    max_steps = limits.max_steps[0]
+    copy_point(ws.it, ws.start)
+    steps = WARM_LP_STEPS if len(ws.problem.H) == 0 else WARM_STEPS
+    if options.method == SEMISMOOTH:
+        steps = LAST_STEPS
+    limits.max_steps[0] = min(max_steps, limits.steps[0] + steps)
+    code = run_semismooth(ws, options, WARM_MU, WARM_RHO)
+    if (code == STALLED or code == OUT_OF_STEPS) and options.method != SEMISMOOTH:
+        copy_point(ws.start, ws.it)
+        limits.max_steps[0] = min(max_steps, limits.steps[0] + WARM_SMOOTHED_STEPS)
+        regularise(ws)
+        restart_smoothed(ws)
+        code = _smoothed_then_semismooth(ws, options)
+    limits.max_steps[0] = max_steps
+    return code
+
+
+@kernel
 def _solve_feasible(ws, options, warm):
     """The phases that the method asks for; ws.it is 0, or a start if `warm`. Returns a code."""
-    limits = ws.limits
     if warm:
         measure(ws.pattern, ws.problem, ws.it, ws.shift, ws.work.res)
         set_tolerances(ws.pattern, ws.problem, ws.it, options, ws.work.tol)
         # Without the gap, any feasible point with fitting multipliers would do.
         if worst_ratio(ws.work.res, ws.work.tol, len(ws.work.res)) <= 1.0:
             return CONVERGED
-        max_steps = limits.max_steps[0]
-        limits.max_steps[0] = min(max_steps, WARM_STEPS)
-        code = run_semismooth(ws, options, WARM_MU, WARM_RHO)
-        limits.max_steps[0] = max_steps
+        code = _solve_warm(ws, options)
         if code != STALLED and code != OUT_OF_STEPS:
             return code
         _forget(ws.it)
     if options.method == SEMISMOOTH:
         return run_semismooth(ws, options, COLD_MU, COLD_RHO)
+    regularise(ws)
+    start_smoothed(ws)
     return _smoothed_then_semismooth(ws, options)
 
 
@@ -311,6 +336,26 @@ def _check(ws, qp, options, k, out):
 
 
 @kernel
+def _solves_unshifted(ws, qp, options, k, out):
+    """Whether the shifts in `out` are within the tolerance, and so is the point without them.
+
+    These shifts are then set to 0.
+    """
+    s_e = out.s_e[k]
+    s_i = out.s_i[k]
+    s_box = out.s_box[k]
+    if max(largest(s_e), largest(s_i), largest(s_box)) > options.eps_abs:
+        return False
+    s_e[:] = 0.0
+    s_i[:] = 0.0
+    s_box[:] = 0.0
+    if _check(ws, qp, options, k, out) <= 1.0:
+        return True
+    unscale_shift(ws.pattern, ws.problem, ws.shift, s_e, s_i, s_box)
+    return False
+
+
+@kernel
 def _finish(ws, qp, options, code, k, out):
     """Write sample k, which ended with `code`, and check it on the user's data; returns its code.
 
@@ -323,6 +368,8 @@ def _finish(ws, qp, options, code, k, out):
     s_i = out.s_i[k]
     s_box = out.s_box[k]
     unscale_shift(pattern, ws.problem, ws.shift, s_e, s_i, s_box)
+    if code == SOLVED_CLOSEST_PRIMAL_FEASIBLE and _solves_unshifted(ws, qp, options, k, out):
+        code = CONVERGED
     aim = AIM
     mu = NEAR_MU
     rho = NEAR_RHO

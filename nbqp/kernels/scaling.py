@@ -13,7 +13,6 @@ import numpy as np
 from nbqp.kernels.csc import first_of_dense
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.structure import Scaling
 from nbqp.kernels.vector import (
     WIDTH,
     greatest,
@@ -107,13 +106,9 @@ def equilibrate(pattern, H, A, C, D, E, F):
 
 
 @entry
-def shared_scaling(pattern, H, A, C):
-    """`Scaling` that serves all QPs with these matrices: values on the pattern, not modified."""
-    D = np.empty((1, pattern.n))
-    E = np.empty((1, pattern.n_eq))
-    F = np.empty((1, pattern.n_in))
-    equilibrate(pattern, H, A, C, D[0], E[0], F[0])
-    return Scaling(D, E, F)
+def shared_scaling(pattern, H, A, C, scaling):
+    """Set a `Scaling` (1, .) that serves all QPs with these matrices: values on the pattern."""
+    equilibrate(pattern, H, A, C, scaling.D[0], scaling.E[0], scaling.F[0])
 
 
 @kernel

@@ -152,7 +152,7 @@ def _detect_infeasible(ws, options):
 
 @kernel
 def run_semismooth(ws, options, mu, rho):
-    """Outer steps from ws.it until its residuals are within tolerance.
+    """Outer steps from ws.it until its residuals are within tolerance, or make no progress (STALLED).
 
     mu, rho: the first penalties. ws.best, the best iterate so far, and ws.work.res are kept up to
     date; ws.centre, ws.step, ws.system and ws.work are overwritten. Returns a code of `status`.
@@ -182,6 +182,9 @@ def run_semismooth(ws, options, mu, rho):
     update_products(pattern, problem, it)
     measure(pattern, problem, it, ws.shift, res)
     inner_tolerance = max(min(1.0, 0.1 * res[1]), 0.1 * tol[1])
+    if steps[0] >= max_steps[0] or outer[0] >= options.max_iter:
+        keep_best(it, ws.best, work, counted)
+        return OUT_OF_STEPS
     while True:
         copy_point(it, centre)
         set_active(problem, it.v, centre.z, work.mu, work.active)

@@ -190,6 +190,7 @@ class Workspace:
     it: Iterate
     best: KeptPoint  # the best iterate so far
     centre: KeptPoint  # of the proximal terms
+    start: KeptPoint  # the user's
     saved: Iterate  # while another phase tries, or further unknowns of these sizes
     step: Iterate  # x, y, z and products of a direction
     barrier: Barrier
@@ -210,6 +211,7 @@ def new_workspace(pattern, factor, entries, abort):
         problem,
         new_norm_problem(pattern, problem),
         new_iterate(pattern),
+        new_kept_point(pattern),
         new_kept_point(pattern),
         new_kept_point(pattern),
         new_iterate(pattern),

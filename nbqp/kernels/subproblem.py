@@ -21,6 +21,8 @@ from nbqp.kernels.residuals import update_dual
 
 # Newton steps with the same matrix, which only rounding can ask for, before a subproblem is left.
 REPEATED = 4
+# Newton steps before it is left: active sets may alternate without end where rounding decides.
+MOST_STEPS = 1000
 # Residual of a Newton direction, relative to its right-hand side, at which refinement ends.
 SOLVE_TOLERANCE = 1e-13
 
@@ -231,7 +233,8 @@ def minimise(ws, problem, it, centre, tolerance):
     e = it.e
     v = it.v
     repeated = 0
-    while steps[0] < max_steps[0] and abort[0] == 0 and repeated < REPEATED:
+    stop = min(max_steps[0], steps[0] + MOST_STEPS)
+    while steps[0] < stop and abort[0] == 0 and repeated < REPEATED:
         for i in range(len(w)):
             w[i] = mu[i] if active[i] != 0 else np.inf
         repeated += 1

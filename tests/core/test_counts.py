@@ -45,6 +45,29 @@ def test_factorisations_of_a_batch(
     assert sol.info.factorizations.mean() <= most
 
 
+@pytest.mark.parametrize(
+    ("curvature", "change", "share"),
+    [(0.1, 0.01, 0.25), (0.1, 0.1, 0.75), (0.0, 0.003, 0.5), (0.0, 0.01, 0.8)],
+)
+def test_a_warm_start_saves_steps(curvature: float, change: float, share: float) -> None:
+    """From the solutions before A, and b with it, have changed a little, as between epochs."""
+    data = sudoku_shaped(curvature, True)
+    rng = np.random.default_rng(4)
+    before = nbqp.solve_batch(**data, settings=EPS)
+    z0 = np.linalg.lstsq(data["A"], data["b"])[0]
+    data["A"] = data["A"] * (1.0 + change * rng.standard_normal(data["A"].shape))
+    data["b"] = data["A"] @ z0
+    cold = nbqp.solve_batch(**data, settings=EPS)
+    warm = nbqp.solve_batch(**data, settings=EPS, warm_start=before)
+    assert all(status is nbqp.Status.SOLVED for status in warm.status)
+    assert warm.info.iter.mean() <= share * cold.info.iter.mean()
+    np.testing.assert_allclose(
+        np.sum(warm.x * data["g"], axis=1) + 0.5 * curvature * np.sum(warm.x**2, axis=1),
+        np.sum(cold.x * data["g"], axis=1) + 0.5 * curvature * np.sum(cold.x**2, axis=1),
+        atol=1e-7,
+    )
+
+
 @pytest.mark.large
 def test_factorisations_of_varied_problems() -> None:
     feasible = [

@@ -196,6 +196,71 @@ def test_outer_steps_are_bounded_too() -> None:
     assert nbqp.solve_qp(np.array([[1.54]]), np.array([-5709.0]), C=C, u=u).info.iter_ext <= 1001
 
 
+@pytest.mark.parametrize("most", [1, 2, 5, 17])
+def test_no_limit_of_steps_is_passed(most: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        C = rng.standard_normal((12, 8))
+        data = {"H": np.eye(8), "g": 9.0 * rng.standard_normal(8), "C": C, "l": 0.5, "u": 1.0}
+        for method in ("auto", "semismooth", "smoothed"):
+            for closest in (False, True):
+                settings = nbqp.Settings(
+                    method=method, max_iter=most, primal_infeasibility_solving=closest
+                )
+                info = nbqp.solve_qp(**data, settings=settings).info
+                assert info.iter <= most
+                assert info.iter_ext <= most
+
+
+def test_active_sets_that_alternate_end() -> None:
+    """Rounding decides, and one subproblem took a million Newton steps, all that were allowed."""
+    C = np.zeros((3, 4))
+    C[0, 3] = -0.007369443374406377
+    C[1, [0, 1, 3]] = 208602.4377984995, -688519.7278197436, -863593.3996159451
+    C[2, 1] = 1.3861012760047954e-06
+    sol = nbqp.solve_qp(
+        g=np.array([-0.701560311739092, -1.7787278009669032, 0.35957640790928, 0.22982168107559]),
+        A=np.array([[1.218887111705047e-05, 0.0, 0.0, -8.616443146682188e-06]]),
+        b=np.array([-0.0953920764659415]),
+        C=C,
+        l=np.array([-8637.784654372259, 266820718059.3364, -36367.68909734962]),
+        u=np.array([77922.64342192699, 266820844153.1508, 27778.46183136095]),
+        lb=np.array([-213242.42582958302, -325645.42489653814, -248532.912, -250657.75961540322]),
+        ub=np.array([-20648.46087878062, -133051.45994573578, -55938.947, -58063.794664600835]),
+        settings=nbqp.Settings(eps_abs=1e-6, max_iter=1_000_000),
+    )
+    assert sol.info.iter < 100_000
+
+
+def test_a_single_solve_that_has_no_time_says_so() -> None:
+    sol = nbqp.solve_qp(np.eye(2), np.ones(2), settings=nbqp.Settings(time_limit=1e-12))
+    assert sol.status in (nbqp.Status.TIME_LIMIT_REACHED, nbqp.Status.SOLVED)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_an_interrupt_during_the_analysis_is_an_exception(share: float) -> None:
+    """Where a kernel wrapped its results, it crashed the process."""
+    code = (
+        "import signal, sys, time, numpy as np, scipy.sparse as sp, nbqp\n"
+        "nbqp.solve_qp(np.eye(2), np.ones(2))\n"
+        "def ring(*_): raise KeyboardInterrupt\n"
+        "signal.signal(signal.SIGALRM, ring)\n"
+        "H = sp.diags_array([np.full(99_999, -1.0), np.full(100_000, 2.0), np.full(99_999, -1.0)],"
+        " offsets=[-1, 0, 1], format='csc')\n"
+        "start = time.perf_counter()\n"
+        "nbqp.Solver(H, np.ones(100_000))\n"
+        f"signal.setitimer(signal.ITIMER_REAL, {share} * (time.perf_counter() - start))\n"
+        "try:\n"
+        "    nbqp.Solver(H, np.ones(100_000))\n"
+        "    time.sleep(10)\n"
+        "except KeyboardInterrupt:\n"
+        "    print(nbqp.solve_qp(np.eye(2), np.ones(2)).status.name)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["SOLVED"]
+
+
 @pytest.mark.parametrize("size", [1e10, 1e11, 1e12, 1e13])
 def test_huge_costs_prove_no_infeasibility(size: float) -> None:
     """A'y + C'z as a difference with Hx + g is 0 to within the rounding of these."""
