@@ -49,7 +49,17 @@ from benchmarks.report import (
 WARM_UPS = 2
 # A peer that has taken so many seconds for one batch is not measured once more.
 LONG = 60.0
-PACKAGES = ("numba", "numpy", "scipy", "tensorflow", "keras", "torch", "proxsuite", "qpth")
+PACKAGES = (
+    "numba",
+    "numpy",
+    "scipy",
+    "tensorflow",
+    "keras",
+    "torch",
+    "proxsuite",
+    "qpth",
+    "cvxpylayers",
+)
 
 
 @dataclasses.dataclass(frozen=True)

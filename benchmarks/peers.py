@@ -6,6 +6,7 @@ A peer is imported when it is built, so that a missing one is a line in the repo
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from unittest import mock
@@ -231,8 +232,8 @@ def cvxpylayers_layer(problem: Problem, eps: float) -> Peer:
     if problem.closest:
         raise NotImplementedError("has no closest feasible QPs")
     torch = _import_torch()
-    import cvxpy
-    from cvxpylayers.torch import CvxpyLayer
+    cvxpy: Any = importlib.import_module("cvxpy")
+    cvxpylayers: Any = importlib.import_module("cvxpylayers.torch")
 
     x = cvxpy.Variable(problem.g.shape[1])
     G, lower, upper = problem.rows
@@ -265,7 +266,7 @@ def cvxpylayers_layer(problem: Problem, eps: float) -> Peer:
     if above.any():
         constraints.append((given["G"] @ x)[above] <= given["upper"][above])
     program = cvxpy.Problem(cvxpy.Minimize(objective), constraints)
-    layer = CvxpyLayer(program, list(parameters.values()), [x])
+    layer = cvxpylayers.CvxpyLayer(program, list(parameters.values()), [x])
     arguments = {
         "solve_method": "Clarabel",
         "tol_gap_abs": eps,

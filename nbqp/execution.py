@@ -131,7 +131,8 @@ def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
 def to_warm_start(start: Any, sizes: tuple[int, int, int, int], batch: int | None) -> Point:
     """Starting points (batch, size) from a solution or from (x, y, z, z_box); none for None.
 
-    batch: None where the arrays have no batch axis.
+    batch: None where the arrays have no batch axis. A sample of a solution that failed with NaN has none
+    to start from: its x is NaN.
     """
     if start is None:
         return Point(*(np.zeros((0, size)) for size in sizes))
@@ -149,10 +150,10 @@ def to_warm_start(start: Any, sizes: tuple[int, int, int, int], batch: int | Non
         shape = (size,) if batch is None else (batch, size)
         if array.shape != shape:
             raise ShapeError(f"warm_start: expected {name} of shape {shape}, got {array.shape}.")
-        if from_solution:
-            # A sample that failed with NaN starts from 0; the others have nothing to do with it.
-            array = np.where(np.isfinite(array).all(axis=-1, keepdims=True), array, 0.0)
-        elif not np.isfinite(array).all():
+        if not from_solution and not np.isfinite(array).all():
             raise ShapeError(f"warm_start: expected finite {name}, got NaN or infinite entries.")
         parts.append(array.reshape(1 if batch is None else batch, size))
+    failed = np.any([~np.isfinite(part).all(axis=1) for part in parts], axis=0)
+    if failed.any():
+        parts[0] = np.where(failed[:, None], np.nan, parts[0])
     return Point(*parts)

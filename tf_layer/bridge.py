@@ -62,6 +62,8 @@ class Description:
         As in `solve_qp`.
     order
         Of the derivative that the linear solve belongs to.
+    warm
+        Whether a warm start, x, y, z, z_box, follows the data.
     """
 
     dense: tuple[str, ...]
@@ -69,6 +71,7 @@ class Description:
     settings: nbqp.Settings
     on_failure: OnFailure
     order: int = 1
+    warm: bool = False
 
     def to_json(self) -> str:
         """A text from which `from_json` makes an equal description."""
@@ -80,10 +83,13 @@ class Description:
         """The inverse of `to_json`."""
         fields = json.loads(text)
         sparse = tuple((name, (shape[0], shape[1])) for name, shape in fields["sparse"])
-        settings = nbqp.Settings(**fields["settings"])
-        return Description(
-            tuple(fields["dense"]), sparse, settings, fields["on_failure"], fields["order"]
-        )
+        # What a graph that was saved by an earlier version does not name has its default.
+        fields |= {
+            "dense": tuple(fields["dense"]),
+            "sparse": sparse,
+            "settings": nbqp.Settings(**fields["settings"]),
+        }
+        return Description(**fields)
 
     def arguments(self, arrays: Arrays) -> dict[str, Any]:
         """The arrays by the names of their data, sparse matrices put together."""
@@ -97,7 +103,10 @@ class Description:
 def _solve(description: Any, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     """Solve a batch: x, y, z, z_box, s_e, s_i, s_box, status, Newton steps, sides of rows and bounds."""
     about = Description.from_json(_text(description))
-    solution = nbqp.solve_batch(**about.arguments(arrays), settings=about.settings)
+    start = Point(*arrays[-len(Point._fields) :]) if about.warm else None
+    solution = nbqp.solve_batch(
+        **about.arguments(arrays), settings=about.settings, warm_start=start
+    )
     status = np.array([s.value for s in solution.status], dtype=np.int32)
     failed = ~np.isin(status, DIFFERENTIABLE_CODES)
     if failed.any() and about.on_failure == "raise":

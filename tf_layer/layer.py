@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from numbers import Integral
 from typing import Any
 
@@ -27,6 +28,9 @@ from tf_layer.declarations import (
 )
 from tf_layer.op import DOUBLE, QPOutput, solve_qp
 
+INDEX = "index"
+"""The input that tells which samples these are, for a warm start."""
+
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class QPLayer(keras.layers.Layer):  # type: ignore[misc]
@@ -50,6 +54,11 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         best iterate, without a gradient.
     return_solution
         Return a `QPOutput` (x, y, z, z_box, s_e, s_i, s_box, status, newton_steps) instead of x.
+    warm_start
+        Number of samples that the layer remembers the last solution of, to start there the next time:
+        an epoch then takes fewer Newton steps. The layer has a further input "index" (batch,),
+        integers from 0, -1 for samples that it does not know. The solutions, in the layer's variable
+        dtype, are saved with its weights.
     violation
         Weight of the loss that the layer adds, the mean over the batch of |s_e| + |s_i| + |s_box| in
         the l2 norm (Bambade et al. 2024): it draws the constraints towards feasible ones. Needs
@@ -99,6 +108,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         on_failure: OnFailure = "raise",
         return_solution: bool = False,
         violation: float = 0.0,
+        warm_start: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -110,6 +120,8 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         self.on_failure = on_failure
         self.return_solution = return_solution
         self.violation = violation
+        self.warm_start = warm_start
+        self.memory: list[Any] = []
         self.learned: dict[str, Any] = {}
         self._check()
 
@@ -131,6 +143,13 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             raise nbqp.SettingsError(
                 "violation: expected 0, or a positive weight with "
                 f"primal_infeasibility_solving=True, got {self.violation!r}."
+            )
+        samples = self.warm_start
+        if samples is not None and (
+            isinstance(samples, bool) or not isinstance(samples, Integral) or samples < 1
+        ):
+            raise nbqp.SettingsError(
+                f"warm_start: expected None or a number of samples of at least 1, got {samples!r}."
             )
         for matrix, sides in (("A", "b"), ("C", "lu")):
             for side in sides:
@@ -156,7 +175,8 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             )
 
     def _inputs(self) -> list[str]:
-        return [name for name in NAMES if isinstance(self.data[name], Input)]
+        names = [name for name in NAMES if isinstance(self.data[name], Input)]
+        return [*names, INDEX] if names and self.warm_start else names
 
     def _named(self, inputs: Any) -> dict[str, Any]:
         """The inputs, or their shapes, by name: from a dict or from a single input without one."""
@@ -178,7 +198,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def _size(self, shapes: dict[str, Any]) -> int:
         """n, from the first datum that tells, an input before others."""
-        for name in (*shapes, *NAMES):
+        for name in (*(shapes.keys() - {INDEX}), *NAMES):
             declared = self.data[name]
             shape: Any = shapes.get(name, getattr(declared, "shape", ()))
             if name not in ("b", "l", "u") and len(shape) > 0 and shape[-1] is not None:
@@ -219,6 +239,16 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
                 self.log_slack = self.add_weight(
                     name="log_slack", shape=(rows,), initializer="zeros"
                 )
+        if self.warm_start:
+            for size in (n, *self._rows(self._named(input_shape), n), n):
+                self.memory.append(
+                    self.add_weight(
+                        name="memory",
+                        shape=(self.warm_start, size),
+                        initializer=keras.initializers.Constant(math.nan),
+                        trainable=False,
+                    )
+                )
         super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:
@@ -244,7 +274,12 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             if data["C"] is not None:
                 slack = tf.exp(keras.ops.cast(self.log_slack, "float64"))
                 data["u"] = _product(data["C"], z0) + slack
-        solution = solve_qp(**data, settings=self.settings, on_failure=self.on_failure)
+        start = self._recall(named[INDEX]) if self.warm_start else None
+        solution = solve_qp(
+            **data, settings=self.settings, on_failure=self.on_failure, warm_start=start
+        )
+        if self.warm_start:
+            self._remember(named[INDEX], solution)
         if self.violation > 0.0:
             norms = [_norms(s) for s in (solution.s_e, solution.s_i, solution.s_box)]
             violation = self.violation * tf.reduce_mean(tf.add_n(norms))
@@ -253,6 +288,27 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         solution = solution.astype(self.compute_dtype)
         return solution if self.return_solution else solution.x
 
+    def _recall(self, index: Any) -> list[Any]:
+        """The remembered solutions of these samples, NaN where there is none."""
+        index = tf.cast(index, tf.int32)
+        known = [tf.gather(part.value, tf.maximum(index, 0)) for part in self.memory]
+        return [tf.where(index[:, tf.newaxis] < 0, part * math.nan, part) for part in known]
+
+    def _remember(self, index: Any, solution: QPOutput) -> None:
+        index = tf.cast(index, tf.int32)
+        known = tf.where(index >= 0)[:, 0]
+        places = tf.gather(index, known)[:, tf.newaxis]
+        for part, values in zip(self.memory, solution, strict=False):
+            if part.shape[1] > 0:
+                values = tf.cast(tf.stop_gradient(tf.gather(values, known)), part.dtype)
+                part.value.scatter_nd_update(places, values)
+
+    def _rows(self, shapes: dict[str, Any], n: int) -> list[int]:
+        """The numbers of rows of A and C."""
+        return [
+            shapes.get(name, getattr(self.data[name], "shape", (0, n)))[-2] for name in ("A", "C")
+        ]
+
     def compute_output_shape(self, input_shape: Any) -> Any:
         """(batch, n), or a `QPOutput` of shapes."""
         shapes = self._named(input_shape)
@@ -260,9 +316,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         n = self._size(shapes)
         if not self.return_solution:
             return (batch, n)
-        rows = []
-        for name in ("A", "C"):
-            rows.append(shapes.get(name, getattr(self.data[name], "shape", (0, n)))[-2])
+        rows = self._rows(shapes, n)
         sizes = (n, *rows, n, *rows, n)
         return QPOutput._make([*((batch, size) for size in sizes), (batch,), (batch,)])
 
@@ -276,6 +330,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             "on_failure": self.on_failure,
             "return_solution": self.return_solution,
             "violation": self.violation,
+            "warm_start": self.warm_start,
         }
 
     @classmethod

@@ -69,6 +69,7 @@ class _Problem(NamedTuple):
     description: Description
     tensors: tuple[Any, ...]
     constants: tuple[Any, ...]
+    start: tuple[Any, ...]
     sizes: tuple[int | None, int | None, int | None]
 
 
@@ -85,6 +86,7 @@ def solve_qp(
     *,
     settings: nbqp.Settings | None = None,
     on_failure: OnFailure = "raise",
+    warm_start: Sequence[Any] | None = None,
 ) -> QPOutput:
     """Solve min 1/2 x'Hx + g'x  s.t.  Ax = b, l <= Cx <= u, lb <= x <= ub, differentiably.
 
@@ -98,6 +100,9 @@ def solve_qp(
     on_failure
         About a sample that is not solved: "raise"; "nan": its outputs and gradients are NaN;
         "keep": its outputs are the best iterate, and it contributes no gradient.
+    warm_start
+        x, y, z, z_box to start at, or a `QPOutput`, with a batch axis where the QP has one; samples
+        with NaN start cold. It saves Newton steps, and has no gradient.
 
     Returns
     -------
@@ -158,12 +163,14 @@ def solve_qp(
             # Rows whose number is known only when the graph runs.
             size = tf.shape(dense["C"])[-2] if size is None else size
             dense[name] = tf.fill([size], dense[name])
+    start = () if warm_start is None else _start(warm_start, batched)
     problem = _Problem(
         Description(
             tuple(dense),
             tuple((name, tuple(matrix.shape)) for name, matrix in sparse.items()),
             to_settings(settings),
             on_failure,
+            warm=warm_start is not None,
         ),
         tuple(tf.cast(t, DOUBLE) for t in dense.values()),
         tuple(
@@ -171,10 +178,21 @@ def solve_qp(
             for m in sparse.values()
             for part in (m.data.astype(np.float64), m.indices, m.indptr)
         ),
+        start,
         (n, rows.get("A", 0), rows.get("C", 0)),
     )
     outputs = _differentiable_solve(problem).astype(dtype)
     return outputs if batched else QPOutput._make(part[0] for part in outputs)
+
+
+def _start(warm_start: Sequence[Any], batched: bool) -> tuple[Any, ...]:
+    """The tensors of a warm start, with a batch axis."""
+    if not isinstance(warm_start, (tuple, list)) or len(warm_start) < POINT:
+        raise nbqp.ShapeError(
+            f"warm_start: expected (x, y, z, z_box) or a QPOutput, got {type(warm_start).__name__}."
+        )
+    parts = [tf.cast(tf.stop_gradient(part), DOUBLE) for part in warm_start[:POINT]]
+    return tuple(part if batched else part[tf.newaxis] for part in parts)
 
 
 def _widened(H: Any) -> Any:
@@ -237,7 +255,7 @@ def _solve(problem: _Problem, tensors: Sequence[Any]) -> list[Any]:
     return call(
         SOLVE,
         problem.description,
-        [*tensors, *problem.constants],
+        [*tensors, *problem.constants, *problem.start],
         [*([DOUBLE] * PARTS), tf.int32, tf.int32, tf.int64, tf.int64],
         [*([None, width] for width in widths), [None], [None], [None, n_in], [None, n]],
     )
@@ -336,7 +354,9 @@ def _kkt_solution(
     dL/dr = s and dL/dK = -s w'; r_s has no effect then, as rows of V are independent.
     """
     names = [name for name in MATRICES if name in named]
-    description = dataclasses.replace(problem.description, dense=tuple(names), order=order)
+    description = dataclasses.replace(
+        problem.description, dense=tuple(names), order=order, warm=False
+    )
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def kkt_solution(*tensors: Any) -> Any:

@@ -78,11 +78,14 @@ LAST_STEPS = 60
 # A multiplier and its slack, one of which has to vanish: derivatives rest on which, so that it has to be
 # clear, but at last.
 SEPARATION = 1e-2
-# Newton steps that a warm start may take: where a few do not do, many rows change sides, in an LP one
-# at a time, which the smoothed phase changes at once; then the solve starts afresh.
-WARM_STEPS = 12
+# Newton steps that a warm start may take, while no more rows than that, or this share of them, want to
+# change sides: the semismooth phase would change them a few at a time, in an LP one by one, the smoothed
+# one, which is next, all at once. Where neither does, the solve starts afresh.
+WARM_STEPS = 25
 WARM_LP_STEPS = 6
 WARM_SMOOTHED_STEPS = 30
+WARM_CHANGED = 8
+WARM_CHANGED_SHARE = 0.06
 # Newton steps that the closest feasible QP may take before the QP is tried as given.
 CLOSEST_STEPS = 300
 
@@ -170,7 +173,10 @@ def _solve_warm(ws, options):
     if options.method == SEMISMOOTH:
         steps = LAST_STEPS
     limits.max_steps[0] = min(max_steps, limits.steps[0] + steps)
+    if options.method != SEMISMOOTH:
+        limits.most_changed[0] = max(WARM_CHANGED, int(WARM_CHANGED_SHARE * len(ws.it.z)))
     code = run_semismooth(ws, options, WARM_MU, WARM_RHO)
+    limits.most_changed[0] = len(ws.it.z)
     if (code == STALLED or code == OUT_OF_STEPS) and options.method != SEMISMOOTH:
         copy_point(ws.start, ws.it)
         limits.max_steps[0] = min(max_steps, limits.steps[0] + WARM_SMOOTHED_STEPS)
@@ -263,9 +269,10 @@ def _aim(options, factor, gap_rounding):
 
 @kernel
 def _set_start(ws, warm, k):
-    """Set ws.it to sample k of the warm start, or to 0 where there is none."""
+    """Set ws.it to sample k of the warm start, or to 0 where there is none; returns which."""
     it = ws.it
-    if len(warm.x) == 0:
+    cold = len(warm.x) == 0 or np.isnan(sample(warm.x, k)[0])
+    if cold:
         _forget(it)
     else:
         scale_point(
@@ -281,6 +288,7 @@ def _set_start(ws, warm, k):
     # Whatever fails before its first iterate has been measured returns its own start.
     update_products(ws.pattern, ws.problem, it)
     copy_point(it, ws.best)
+    return cold
 
 
 @kernel
@@ -448,7 +456,7 @@ def solve_range(
     """Solve the samples begin..end-1 of a batch.
 
     data: `Data`. scaling: D, E, F (1, .) shared by all samples, or (0, .) to equilibrate each.
-    warm: x, y, z, z_box (batch or 1, .), or (0, .) for none. abort (1): stop when not 0; all these
+    warm: x, y, z, z_box (batch or 1, .), or (0, .) for none; NaN in x[k, 0] for none of sample k. abort (1): stop when not 0; all these
     are not modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are overwritten.
     """
     pattern = PatternReference(*pattern_values)
@@ -469,8 +477,8 @@ def solve_range(
         ws.system.factorizations[0] = 0
         ws.work.best_score[0] = np.inf
         ws.work.tol[:] = aim.eps_abs
-        _set_start(ws, warm, k)
-        code = _run_phases(ws, aim, len(warm.x) == 0)
+        cold = _set_start(ws, warm, k)
+        code = _run_phases(ws, aim, cold)
         out.status[k] = _finish(ws, qp, options, code, k, out)
         out.iter[k] = limits.steps[0]
         out.iter_ext[k] = limits.outer[0]

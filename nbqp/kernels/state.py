@@ -138,6 +138,7 @@ class Limits:
     steps: Ints  # factorisations of Newton steps so far
     max_steps: Ints
     outer: Ints  # outer (proximal) steps so far
+    most_changed: Ints  # rows that may change sides in a Newton step, or it is the phase's last
     abort: Ints  # set from outside: 0 run on, otherwise stop
 
 
@@ -224,6 +225,7 @@ def new_workspace(pattern, factor, entries, abort):
             np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
+            np.full(1, pattern.n_in + pattern.n, dtype=np.int64),
             abort,
         ),
     )

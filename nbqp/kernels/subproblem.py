@@ -251,6 +251,10 @@ def minimise(ws, problem, it, centre, tolerance):
             trial[i] = v[i] + step_v[i]
             next_active[i] = active[i]
         changed = set_active(problem, trial, centre.z, mu, next_active)
+        if changed > ws.limits.most_changed[0]:
+            # The solution is far from here: this phase takes no further step.
+            max_steps[0] = steps[0]
+            break
         t = 1.0
         if changed > 0:
             t = _step_length(ws, problem, it, centre)

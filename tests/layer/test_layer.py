@@ -131,6 +131,11 @@ def test_an_exported_model_answers_in_a_fresh_process(tmp_path: pathlib.Path) ->
         ({"violation": "1"}, "violation: expected 0, or .*, got '1'"),
         ({"feasible": 1}, "feasible: expected True or False, got 1"),
         ({"feasible": None}, "feasible: expected True or False, got None"),
+        (
+            {"warm_start": 0},
+            "warm_start: expected None or a number of samples of at least 1, got 0",
+        ),
+        ({"warm_start": True}, "warm_start: expected None or a number of samples"),
         ({"return_solution": "yes"}, "return_solution: expected True or False, got 'yes'"),
     ],
 )
@@ -250,3 +255,47 @@ def test_the_violation_has_the_dtype_of_the_layer_in_a_graph() -> None:
     loss = model.evaluate(np.zeros((2, N)), np.zeros((2, N)), verbose=0)
     assert np.isfinite(loss)
     assert loss > 0.0
+
+
+def remembering(samples: int | None) -> tuple[keras.Model, keras.Model]:
+    """A model with an index among its inputs, and the Newton steps of its layer."""
+    keras.utils.set_random_seed(0)
+    layer = QPLayer(
+        H=0.1 * np.eye(N),
+        A=Learned((3, N), "random_uniform"),
+        lb=0.0,
+        feasible=True,
+        return_solution=True,
+        warm_start=samples,
+    )
+    inputs = [keras.Input((N,)), keras.Input((), dtype="int32")]
+    out = layer({"g": inputs[0], "index": inputs[1]} if samples else inputs[0])
+    model = keras.Model(inputs, out.x)
+    model.compile(keras.optimizers.Adam(1e-3), "mse")
+    return model, keras.Model(inputs, out.newton_steps)
+
+
+def test_a_layer_that_remembers_takes_fewer_steps_to_the_same_end(tmp_path: pathlib.Path) -> None:
+    x, index = features(), np.arange(64)
+    losses = {}
+    for samples in (None, 64):
+        model, steps = remembering(samples)
+        history = model.fit([x, index], np.abs(x), batch_size=24, epochs=4, verbose=0).history
+        losses[samples] = history["loss"]
+    np.testing.assert_allclose(losses[64], losses[None], rtol=1e-5)
+    cold = steps.predict([x, np.full(64, -1)], verbose=0).mean()
+    assert steps.predict([x, index], verbose=0).mean() <= 0.5 * cold
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        again.predict([x, index], verbose=0), model.predict([x, index], verbose=0), atol=1e-6
+    )
+
+
+def test_samples_without_an_index_are_not_remembered() -> None:
+    layer = QPLayer(H=np.eye(N), lb=0.0, warm_start=3)
+    layer({"g": features(2), "index": np.array([-1, 2])})
+    known = ~np.isnan(np.asarray(layer.memory[0])).any(axis=1)
+    np.testing.assert_array_equal(known, [False, False, True])
+    with pytest.raises(nbqp.ShapeError, match="inputs: expected a dict with the names"):
+        layer(features(2))

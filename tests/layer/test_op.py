@@ -353,3 +353,34 @@ def test_a_shared_batch_of_one_has_a_gradient_of_its_shape_where_the_batch_is_un
     np.testing.assert_allclose(
         gradient(tf.ones((3, 2)), tf.ones((3, 1))), np.ones((3, 1)), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_warm_start_saves_steps_and_changes_no_gradient(mode: str) -> None:
+    rng = np.random.default_rng(5)
+    H, g, C = np.eye(6), tf.constant(rng.standard_normal((4, 6))), rng.standard_normal((5, 6))
+
+    def solve(g: Any, start: Any) -> tuple[Any, Any, Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(g)
+            out = solve_qp(H, g, C=C, u=0.1, lb=-1.0, warm_start=start)
+            loss = tf.reduce_sum(out.x**2)
+        return out, tape.gradient(loss, g), out.newton_steps
+
+    run = tf.function(solve) if mode == "graph" else solve
+    cold, expected, steps = run(g, None)
+    assert (steps.numpy() > 0).all()
+    _, gradient, steps = run(g, cold)
+    np.testing.assert_array_equal(steps, 0)
+    np.testing.assert_allclose(gradient, expected, atol=1e-7)
+    unknown = [tf.where([[True], [False], [False], [False]], np.nan, part) for part in cold[:4]]
+    first, *others = run(g, unknown)[2].numpy()
+    assert first == cold.newton_steps[0]
+    assert not np.any(others)
+
+
+def test_a_bad_warm_start_is_named() -> None:
+    with pytest.raises(nbqp.ShapeError, match="warm_start: expected"):
+        solve_qp(np.eye(2), np.ones((3, 2)), warm_start=np.ones(2))
+    with pytest.raises(nbqp.ShapeError, match=r"warm_start: expected x of shape \(3, 2\)"):
+        solve_qp(np.eye(2), np.ones((3, 2)), warm_start=[np.ones((1, 2))] * 4)

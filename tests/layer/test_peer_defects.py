@@ -32,6 +32,7 @@ def gradients(data: dict[str, Any], weight: np.ndarray, **options: Any) -> dict[
 @pytest.mark.parametrize("H", [None, np.diag([1.0, 1.0, 0.0, 0.0])], ids=["LP", "semidefinite"])
 def test_a_model_with_an_lp_or_a_semidefinite_h_fits(H: np.ndarray | None) -> None:
     """OptNet: neither; cvxpylayers: no `fit`, no `tf.function`."""
+    keras.utils.set_random_seed(0)
     layer = QPLayer(H=H, A=Learned((2, N), "random_uniform"), lb=0.0, feasible=True)
     model = keras.Sequential([keras.layers.Dense(N), keras.layers.Activation("softplus"), layer])
     model.compile(keras.optimizers.Adam(0.05), "mse")
