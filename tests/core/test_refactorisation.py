@@ -43,7 +43,7 @@ def factor_twice(pattern_values, factor_values, entries_values, H, A, C, weights
 def joined_problems(count: int) -> QP:
     """QPs of 8 variables and 6 rows that know nothing of each other, as one."""
     rng = np.random.default_rng(0)
-    C = sp.block_diag([rng.random((6, 8)) for _ in range(count)], format="csc")
+    C = sp.block_diag([sp.coo_array(rng.random((6, 8))) for _ in range(count)], format="csc")
     return QP(H=sp.eye_array(8 * count, format="csc"), g=np.ones(8 * count), C=C, u=1.0)
 
 
