@@ -151,7 +151,8 @@ def closed_loop(plant: Plant, steps: int) -> Sequence:
     A = A + scipy.sparse.kron(earlier, np.hstack([np.zeros((states, inputs)), -plant.A]))
     weights = np.tile(np.concatenate([plant.R, plant.Q]), plant.horizon)[:-states]
     last = scipy.linalg.solve_discrete_are(plant.A, plant.B, np.diag(plant.Q), np.diag(plant.R))
-    H = scipy.sparse.block_diag([scipy.sparse.diags_array(weights), 0.5 * (last + last.T)])
+    last = scipy.sparse.csc_array(0.5 * (last + last.T))
+    H = scipy.sparse.block_diag([scipy.sparse.diags_array(weights), last])
     ub = np.tile(np.concatenate([plant.u_max, plant.s_max]), plant.horizon)
     b = np.zeros((steps, A.shape[0]))
     sequence = Sequence(
