@@ -59,7 +59,7 @@ def run_solves(
         run(0, 0)
         _loaded.set()
     count = thread_count(qp.batch, threads)
-    # A step takes a microsecond for each entry of the factor to the power 3/4 (docs/benchmarks.md).
+    # Above the time of a step that docs/benchmarks.md fits.
     step = 1e-6 * float(analysis.factor.val_ptr[-1]) ** 0.75
     long = qp.batch * settings.max_iter * step > LONG
     in_main_thread = threading.current_thread() is threading.main_thread()

@@ -56,9 +56,9 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         Return a `QPOutput` (x, y, z, z_box, s_e, s_i, s_box, status, newton_steps) instead of x.
     warm_start
         Number of samples that the layer remembers the last solution of, to start there the next time:
-        an epoch then takes fewer Newton steps. The layer has a further input "index" (batch,),
-        integers from 0, -1 for samples that it does not know. The solutions, in the layer's variable
-        dtype, are saved with its weights.
+        where an epoch moves the data by a few per cent it then takes fewer Newton steps. The layer has
+        a further input "index" (batch,), integers from 0, -1 for samples that it does not know. It
+        remembers in training; the solutions, in its variable dtype, are saved with its weights.
     violation
         Weight of the loss that the layer adds, the mean over the batch of |s_e| + |s_i| + |s_box| in
         the l2 norm (Bambade et al. 2024): it draws the constraints towards feasible ones. Needs
@@ -198,7 +198,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def _size(self, shapes: dict[str, Any]) -> int:
         """n, from the first datum that tells, an input before others."""
-        for name in (*(shapes.keys() - {INDEX}), *NAMES):
+        for name in (*(name for name in shapes if name != INDEX), *NAMES):
             declared = self.data[name]
             shape: Any = shapes.get(name, getattr(declared, "shape", ()))
             if name not in ("b", "l", "u") and len(shape) > 0 and shape[-1] is not None:
@@ -247,12 +247,13 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
                         shape=(self.warm_start, size),
                         initializer=keras.initializers.Constant(math.nan),
                         trainable=False,
+                        autocast=False,
                     )
                 )
         super().build(input_shape)
 
-    def call(self, inputs: Any) -> Any:
-        """Solve the QPs of a batch."""
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Solve the QPs of a batch; a layer that remembers solutions learns new ones in training."""
         named = self._named(inputs)
         data: dict[str, Any] = {}
         for name, declared in self.data.items():
@@ -274,12 +275,13 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             if data["C"] is not None:
                 slack = tf.exp(keras.ops.cast(self.log_slack, "float64"))
                 data["u"] = _product(data["C"], z0) + slack
-        start = self._recall(named[INDEX]) if self.warm_start else None
+        index = self._index(named[INDEX]) if self.warm_start else None
+        start = None if index is None else self._recall(index)
         solution = solve_qp(
             **data, settings=self.settings, on_failure=self.on_failure, warm_start=start
         )
-        if self.warm_start:
-            self._remember(named[INDEX], solution)
+        if index is not None and training:
+            self._remember(index, solution)
         if self.violation > 0.0:
             norms = [_norms(s) for s in (solution.s_e, solution.s_i, solution.s_box)]
             violation = self.violation * tf.reduce_mean(tf.add_n(norms))
@@ -288,14 +290,30 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         solution = solution.astype(self.compute_dtype)
         return solution if self.return_solution else solution.x
 
+    def _index(self, index: Any) -> Any:
+        """The indices of the samples (batch,), which have to be below `warm_start`."""
+        index = tf.convert_to_tensor(index)
+        if not index.dtype.is_integer or index.shape.rank != 1:
+            raise nbqp.ShapeError(
+                "index: expected integers of shape (batch,), got "
+                f"{index.dtype.name} of shape {tuple(index.shape)}."
+            )
+        index = tf.cast(index, tf.int64)
+        message = f"index: expected integers below warm_start={self.warm_start}."
+        below = tf.debugging.assert_less(
+            index, tf.constant(self.warm_start, tf.int64), message=message
+        )
+        with tf.control_dependencies([] if below is None else [below]):
+            return tf.identity(index)
+
     def _recall(self, index: Any) -> list[Any]:
         """The remembered solutions of these samples, NaN where there is none."""
-        index = tf.cast(index, tf.int32)
-        known = [tf.gather(part.value, tf.maximum(index, 0)) for part in self.memory]
+        known = [
+            tf.gather(part.value, tf.maximum(index, tf.zeros_like(index))) for part in self.memory
+        ]
         return [tf.where(index[:, tf.newaxis] < 0, part * math.nan, part) for part in known]
 
     def _remember(self, index: Any, solution: QPOutput) -> None:
-        index = tf.cast(index, tf.int32)
         known = tf.where(index >= 0)[:, 0]
         places = tf.gather(index, known)[:, tf.newaxis]
         for part, values in zip(self.memory, solution, strict=False):
@@ -330,7 +348,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             "on_failure": self.on_failure,
             "return_solution": self.return_solution,
             "violation": self.violation,
-            "warm_start": self.warm_start,
+            "warm_start": None if self.warm_start is None else int(self.warm_start),
         }
 
     @classmethod

@@ -92,10 +92,11 @@ SETTLED = 1e-9
 
 @kernel
 def _side(value, low, high, z, s, tolerance, shifted):
-    """The side that a row holds on to: Pi_1 = 1{[t]_- + z >= 0} with a tolerance, t = v - side.
+    """The side that a row holds on to: Pi_1 = 1{[t]_- + z >= 0}, t = v - side.
 
-    Where z is not next to nothing it is t that should be 0, however large a loose tolerance or the
-    units have left it. value: of the row, less its shift s, which is one above `shifted`.
+    At a solution t or z is 0. Unless z is next to nothing beside it, that is t, however large a loose
+    tolerance or the units have left it; a row with z = 0 counts where |t| is within `tolerance`.
+    value: of the row, less its shift s, which is one above `shifted`.
     """
     if low == high:
         return BOTH

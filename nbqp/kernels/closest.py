@@ -252,6 +252,8 @@ def run_closest(ws, options, elastic):
     _set_shift(pattern, problem, it, shift)
     measure(pattern, problem, it, shift, res)
     inner_tolerance = max(min(1.0, 0.1 * res[1]), 0.1 * tol[1])
+    if steps[0] >= max_steps[0] or outer[0] >= options.max_iter:
+        return OUT_OF_STEPS
     while True:
         copy_point(it, centre)
         if stale:

@@ -75,8 +75,8 @@ FINISH_STEPS = 4
 TIGHTER = 1e-2
 LEAST_LOOSE = 1e-3
 LAST_STEPS = 60
-# A multiplier and its slack, one of which has to vanish: derivatives rest on which, so that it has to be
-# clear, but at last.
+# The ratio of a multiplier and its slack, one of which has to vanish: derivatives rest on which, so that
+# it has to be clear, unless no steps are left.
 SEPARATION = 1e-2
 # Newton steps that a warm start may take, while no more rows than that, or this share of them, want to
 # change sides: the semismooth phase would change them a few at a time, in an LP one by one, the smoothed
@@ -188,17 +188,44 @@ def _solve_warm(ws, options):
 
 
 @kernel
+def _score(ws, options, point):
+    """The largest residual of a point, which belongs to no shifts, relative to its tolerance."""
+    res = ws.work.res
+    tol = ws.work.tol
+    update_products(ws.pattern, ws.problem, point)
+    measure(ws.pattern, ws.problem, point, ws.shift, res)
+    set_tolerances(ws.pattern, ws.problem, point, options, tol)
+    # Without the gap, any feasible point with fitting multipliers would do.
+    return worst_ratio(res, tol, len(res))
+
+
+@kernel
+def _drop_slack_multipliers(problem, it):
+    """Set multipliers smaller than their slacks to 0: derivatives take a row that has one for active."""
+    lo = problem.lo
+    hi = problem.hi
+    v = it.v
+    z = it.z
+    for i in range(len(z)):
+        if hi[i] - v[i] > z[i] > 0.0 or v[i] - lo[i] > -z[i] > 0.0:
+            z[i] = 0.0
+
+
+@kernel
 def _solve_feasible(ws, options, warm):
     """The phases that the method asks for; ws.it is 0, or a start if `warm`. Returns a code."""
     if warm:
-        measure(ws.pattern, ws.problem, ws.it, ws.shift, ws.work.res)
-        set_tolerances(ws.pattern, ws.problem, ws.it, options, ws.work.tol)
-        # Without the gap, any feasible point with fitting multipliers would do.
-        if worst_ratio(ws.work.res, ws.work.tol, len(ws.work.res)) <= 1.0:
+        _drop_slack_multipliers(ws.problem, ws.it)
+        score = _score(ws, options, ws.it)
+        if score <= 1.0:
+            copy_point(ws.it, ws.best)
             return CONVERGED
-        code = _solve_warm(ws, options)
-        if code != STALLED and code != OUT_OF_STEPS:
-            return code
+        _forget(ws.step)
+        # A start that is worse than none is none.
+        if score < _score(ws, options, ws.step):
+            code = _solve_warm(ws, options)
+            if code != STALLED and code != OUT_OF_STEPS:
+                return code
         _forget(ws.it)
     if options.method == SEMISMOOTH:
         return run_semismooth(ws, options, COLD_MU, COLD_RHO)
@@ -456,8 +483,8 @@ def solve_range(
     """Solve the samples begin..end-1 of a batch.
 
     data: `Data`. scaling: D, E, F (1, .) shared by all samples, or (0, .) to equilibrate each.
-    warm: x, y, z, z_box (batch or 1, .), or (0, .) for none; NaN in x[k, 0] for none of sample k. abort (1): stop when not 0; all these
-    are not modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are overwritten.
+    warm: x, y, z, z_box (batch or 1, .), or (0, .) for none; NaN in x[k, 0] for none of sample k.
+    abort (1): stop when not 0. None of these is modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are overwritten.
     """
     pattern = PatternReference(*pattern_values)
     ws = new_workspace(

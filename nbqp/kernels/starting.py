@@ -134,7 +134,7 @@ def start_smoothed(ws):
 
 @kernel
 def restart_smoothed(ws):
-    """Start at ws.it, with slacks and multipliers large enough to move: those of a point nearby may change."""
+    """Start at ws.it, with slacks and multipliers of at least INTERIOR: sides that hold may change."""
     problem = ws.problem
     it = ws.it
     barrier = ws.barrier

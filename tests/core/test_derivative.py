@@ -109,6 +109,17 @@ def test_a_loose_tolerance_keeps_the_active_set_that_is_clear_of_it(
         assert_matches(nbqp.vjp(sol, dL_dx=np.ones(data.n)), expected, atol=1e-6)
 
 
+def test_a_warm_start_leaves_no_multiplier_on_a_row_that_is_slack() -> None:
+    """Within the tolerance it would be a solution, and its row active: a gradient of 0."""
+    settings = nbqp.Settings(eps_abs=1e-4)
+    held = nbqp.solve_qp(np.eye(1), np.array([-3e-5]), ub=np.zeros(1), settings=settings)
+    sol = nbqp.solve_qp(
+        np.eye(1), np.zeros(1), ub=np.array([0.3]), settings=settings, warm_start=held
+    )
+    assert sol.z_box[0] == 0.0
+    assert nbqp.vjp(sol, dL_dx=np.ones(1)).dL_dg[0] == pytest.approx(-1.0)
+
+
 @pytest.mark.parametrize("problem", MIXTURE[:20], ids=lambda p: p.name)
 def test_directional_derivatives_match_the_oracle_and_the_adjoint(problem: Problem) -> None:
     rng = np.random.default_rng(4)

@@ -207,9 +207,10 @@ def test_no_limit_of_steps_is_passed(most: int) -> None:
                 settings = nbqp.Settings(
                     method=method, max_iter=most, primal_infeasibility_solving=closest
                 )
-                info = nbqp.solve_qp(**data, settings=settings).info
-                assert info.iter <= most
-                assert info.iter_ext <= most
+                for start in (None, (np.ones(8), [], np.ones(12), np.ones(8))):
+                    info = nbqp.solve_qp(**data, settings=settings, warm_start=start).info
+                    assert info.iter <= most
+                    assert info.iter_ext <= most
 
 
 def test_active_sets_that_alternate_end() -> None:
@@ -233,8 +234,11 @@ def test_active_sets_that_alternate_end() -> None:
 
 
 def test_a_single_solve_that_has_no_time_says_so() -> None:
-    sol = nbqp.solve_qp(np.eye(2), np.ones(2), settings=nbqp.Settings(time_limit=1e-12))
-    assert sol.status in (nbqp.Status.TIME_LIMIT_REACHED, nbqp.Status.SOLVED)
+    rng = np.random.default_rng(0)
+    M, C = rng.standard_normal((2, 400, 400))
+    settings = nbqp.Settings(time_limit=1e-9)
+    sol = nbqp.solve_qp(M @ M.T, np.ones(400), C=C, u=-np.ones(400), settings=settings)
+    assert sol.status is nbqp.Status.TIME_LIMIT_REACHED
 
 
 @pytest.mark.large

@@ -294,8 +294,22 @@ def test_a_layer_that_remembers_takes_fewer_steps_to_the_same_end(tmp_path: path
 
 def test_samples_without_an_index_are_not_remembered() -> None:
     layer = QPLayer(H=np.eye(N), lb=0.0, warm_start=3)
-    layer({"g": features(2), "index": np.array([-1, 2])})
+    layer({"g": features(2), "index": np.array([0, 1])})
+    layer({"g": features(2), "index": np.array([-1, 2])}, training=True)
     known = ~np.isnan(np.asarray(layer.memory[0])).any(axis=1)
     np.testing.assert_array_equal(known, [False, False, True])
     with pytest.raises(nbqp.ShapeError, match="inputs: expected a dict with the names"):
         layer(features(2))
+    for index in (np.zeros(2), np.zeros((2, 1), dtype=np.int32)):
+        with pytest.raises(nbqp.ShapeError, match="index: expected integers of shape"):
+            layer({"g": features(2), "index": index})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="index: expected integers below"):
+        layer({"g": features(2), "index": np.array([0, 3])})
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
+def test_a_layer_that_remembers_has_any_dtype_policy(policy: str) -> None:
+    layer = QPLayer(H=np.eye(N), lb=0.0, warm_start=3, dtype=policy, return_solution=True)
+    inputs = {"g": features(2), "index": np.array([2, 0])}
+    cold = layer(inputs, training=True).newton_steps.numpy()
+    assert (layer(inputs).newton_steps.numpy() < cold).all()
