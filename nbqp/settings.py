@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbqp.errors import SettingsError
-from nbqp.kernels.proxqp import AUTO, SEMISMOOTH, SMOOTHED
+from nbqp.kernels.feasible import AUTO, SEMISMOOTH, SMOOTHED
 
 METHODS = {"auto": AUTO, "semismooth": SEMISMOOTH, "smoothed": SMOOTHED}
 KINDS: dict[type, Any] = {bool: (bool, np.bool_), int: Integral, float: Real, str: str}
