@@ -12,6 +12,8 @@ from benchmarks.arrays import Floats
 from benchmarks.control import closed_loop, masses
 
 SEED = 1
+RANKS = {"H": 2, "g": 1, "A": 2, "b": 1, "C": 2, "l": 1, "u": 1}
+"""Of the data of one QP."""
 
 
 class Rows(NamedTuple):
@@ -79,11 +81,10 @@ class Problem:
 
     def sample(self, k: int) -> Problem:
         """QP k alone, as a batch that shares all but g."""
-        ranks = {"H": 2, "A": 2, "C": 2, "b": 1, "l": 1, "u": 1}
         own = {
             name: getattr(self, name)[k]
-            for name, rank in ranks.items()
-            if np.ndim(getattr(self, name)) > rank
+            for name in ("H", "A", "b", "C", "l", "u")
+            if np.ndim(getattr(self, name)) > RANKS[name]
         }
         return dataclasses.replace(self, g=self.g[k : k + 1], target=self.target[k : k + 1], **own)
 

@@ -16,7 +16,7 @@ import scipy.sparse
 
 import nbqp
 from benchmarks.arrays import Floats
-from benchmarks.batches import Point, Problem
+from benchmarks.batches import RANKS, Point, Problem
 
 PROXSUITE_INFINITY = 1e20
 PROXSUITE_EPS_PRIMAL_INF = 1e-13
@@ -123,8 +123,7 @@ class TorchLayer:
 
     def _expand(self, name: str, tensor: Any) -> Any:
         """Expanded here, shared inputs get the sum over the batch (qpth itself would return the mean)."""
-        rank = 2 if name in ("H", "A", "C") else 1
-        return tensor if tensor.ndim > rank else tensor.expand(self._batch, *tensor.shape)
+        return tensor if tensor.ndim > RANKS[name] else tensor.expand(self._batch, *tensor.shape)
 
     def forward(self) -> None:
         """Solve and evaluate the loss."""
@@ -239,7 +238,6 @@ def cvxpylayers_layer(problem: Problem, eps: float) -> Peer:
     G, lower, upper = problem.rows
     # Disciplined parametrised programming takes 1/2 |Lx|^2, but no x'Hx, with a parameter.
     shared = {"A": problem.A, "b": problem.b, "G": G, "lower": lower, "upper": upper}
-    ranks = {"A": 2, "G": 2}
     given: dict[str, Any] = {}
     parameters: dict[str, Any] = {"g": cvxpy.Parameter(problem.g.shape[1])}
     renamed = {"C": "G", "u": "upper"}
@@ -248,7 +246,7 @@ def cvxpylayers_layer(problem: Problem, eps: float) -> Peer:
     if not below.any():
         del shared["lower"]
     for name, value in shared.items():
-        own = value.ndim > ranks.get(name, 1)
+        own = value.ndim > (2 if name in ("A", "G") else 1)
         if own or name in inputs:
             parameters[name] = cvxpy.Parameter(value.shape[own:])
         given[name] = parameters.get(name, value)

@@ -15,7 +15,7 @@ from nbqp.kernels.residuals import update_products
 RHO_START = 1e-8
 MU_START = 1e-9
 # Residual of the first point, relative to its right-hand side.
-SOLVE_TOLERANCE = 1e-11
+START_TOLERANCE = 1e-11
 # Mehrotra's shifts of the first slacks and multipliers, and the least that they come to where the
 # least-squares point meets every side or has no multiplier at all.
 OUTWARD = 1.5
@@ -77,7 +77,7 @@ def start_smoothed(ws):
     for i in range(m):
         # The point of the row's interval next to 0.
         r3[i] = min(max(0.0, problem_lo[i]), problem_hi[i])
-    solve_system(pattern, ws.factor, H, A, C, system, SOLVE_TOLERANCE)
+    solve_system(pattern, ws.factor, H, A, C, system, START_TOLERANCE)
     copy(system.dx, it.x)
     copy(system.dy, it.y)
     copy(system.dz, it_z)

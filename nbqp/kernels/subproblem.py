@@ -238,10 +238,10 @@ def minimise(ws, problem, it, centre, tolerance):
         for i in range(len(w)):
             w[i] = mu[i] if active[i] != 0 else np.inf
         repeated += 1
-        stale, _ = refactor_system(
+        remade, _ = refactor_system(
             pattern, ws.factor, ws.entries, problem.H, problem.A, problem.C, system
         )
-        if stale > 0:
+        if remade > 0:
             steps[0] += 1
             repeated = 0
         _newton_direction(ws, problem, it, centre)

@@ -95,7 +95,6 @@ def test_files_are_read_and_points_judged(folder: pathlib.Path, name: str) -> No
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_brings_its_solution_to_one_form(name: str) -> None:
     entry, program = SOLVERS[name], small_program()
-    pytest.importorskip(entry.packages[0])
     # Longer than kernels take to compile, which counts for nbqp.
     answer = solve_program(entry.adaptor, program, entry.settings(1e-8, 600.0))
     assert answer.solved, answer.status
