@@ -14,6 +14,7 @@ from nbqp.analysis import Analysis
 from nbqp.errors import ShapeError
 from nbqp.kernels.proxqp import GAP_ROUNDING, solve_range
 from nbqp.kernels.scaling import shared_scaling
+from nbqp.kernels.side_by_side import MOST_STEPS, solve_lanes_range
 from nbqp.kernels.state import Options
 from nbqp.kernels.status import INVALID_DATA, NOT_RUN
 from nbqp.kernels.structure import Output, Point, Scaling
@@ -24,7 +25,10 @@ from nbqp.threads import split_range, split_range_watched, thread_count
 LONG = 0.5
 """Seconds: a call that may take longer, if all Newton steps are taken, minds Ctrl-C."""
 
-_loaded = threading.Event()
+LANES_NNZ = 2**15
+"""Above this many values of a factor, vectors of eight factors (2 MiB) outgrow the caches."""
+
+_loaded: set[bool] = set()
 
 
 def run_solves(
@@ -35,11 +39,13 @@ def run_solves(
     threads: int | None,
     refused: dict[int, npt.NDArray[np.bool_]] | None = None,
     scaling: Scaling | None = None,
+    together: bool = False,
 ) -> tuple[Output, float]:
     """Solve all samples of `qp`, and time it.
 
     Samples with invalid data, and those that `refused` marks with a status, are not solved: they
-    have NaN throughout. scaling: of the matrices, where it is known.
+    have NaN throughout. scaling: of the matrices, where it is known. together: eight samples at once,
+    where pattern and settings allow it; their number, which decides on nothing, does not matter.
     """
     out = new_output((qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
     for code, samples in {INVALID_DATA: qp.invalid, **(refused or {})}.items():
@@ -51,13 +57,18 @@ def run_solves(
         scaling = shared_or_own_scaling(qp)
     abort = np.zeros(1, dtype=np.int64)
 
-    def run(begin: int, end: int) -> None:
-        solve_range(*analysis, data, scaling, warm, options, abort, begin, end, out)
+    lanes = together and _fits_lanes(analysis, settings)
 
-    if not _loaded.is_set():
-        # Compiling the kernel, or loading it, is no part of a solve: the clock has not started.
+    def run(begin: int, end: int) -> None:
+        arguments = *analysis, data, scaling, warm, options, abort, begin, end, out
+        if lanes:
+            solve_lanes_range(*arguments)
+        solve_range(*arguments)
+
+    if lanes not in _loaded:
+        # Compiling the kernels, or loading them, is no part of a solve: the clock has not started.
         run(0, 0)
-        _loaded.set()
+        _loaded.add(lanes)
     count = thread_count(qp.batch, threads)
     # Above the time of a step that docs/benchmarks.md fits.
     step = 1e-6 * float(analysis.factor.val_ptr[-1]) ** 0.75
@@ -69,6 +80,16 @@ def run_solves(
     else:
         split_range(run, qp.batch, count)
     return out, time.perf_counter() - start
+
+
+def _fits_lanes(analysis: Analysis, settings: Settings) -> bool:
+    """Whether QPs of a batch are solved side by side: where steps are those of the smoothed phase."""
+    return (
+        analysis.factor.val_ptr[-1] <= LANES_NNZ
+        and settings.method != "semismooth"
+        and not settings.primal_infeasibility_solving
+        and settings.max_iter > MOST_STEPS
+    )
 
 
 def find_scaling(qp: QP) -> Scaling:

@@ -354,10 +354,10 @@ def solve_kkt_range(
     n = pattern.n
     n_eq = pattern.n_eq
     n_in = pattern.n_in
-    problem = new_problem(pattern)
-    system = new_system(pattern, factor)
-    point = new_iterate(pattern)
-    rows = new_iterate(pattern)
+    problem = new_problem(0.0, pattern)
+    system = new_system(0.0, pattern, factor)
+    point = new_iterate(0.0, pattern)
+    rows = new_iterate(0.0, pattern)
     zero = np.zeros(n)
     no_H = np.zeros(len(pattern.Hi))
     r_x = np.empty(n)

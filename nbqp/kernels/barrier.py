@@ -5,19 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from nbqp.kernels.jit import kernel
+from nbqp.kernels.number import maximum, minimum, where
+
+
+@kernel
+def sides(lo, hi):
+    """Whether a row has a lower and an upper side of the barrier: finite ones that do not coincide."""
+    return (lo > -np.inf) & (lo < hi), (hi < np.inf) & (lo < hi)
 
 
 @kernel
 def net_multipliers(problem, barrier, it):
-    """Set it.z to z_hi - z_lo on rows with lo < hi."""
+    """Set it.z to z_hi - z_lo, as far as there are these sides, on rows with lo < hi."""
     z = it.z
     lo = problem.lo
     hi = problem.hi
     z_hi = barrier.z_hi
     z_lo = barrier.z_lo
     for i in range(len(z)):
-        if lo[i] < hi[i]:
-            z[i] = z_hi[i] - z_lo[i]
+        below, above = sides(lo[i], hi[i])
+        net = where(above, z_hi[i], 0.0) - where(below, z_lo[i], 0.0)
+        z[i] = where(lo[i] < hi[i], net, z[i])
 
 
 @kernel
@@ -35,24 +43,22 @@ def round_multipliers(problem, barrier, it):
     s_lo = barrier.s_lo
     worst = 0.0
     for i in range(len(z)):
-        if lo[i] < hi[i]:
-            upper = 0.0
-            lower = 0.0
-            if hi[i] < np.inf:
-                upper = z_hi[i] if z_hi[i] > s_hi[i] else 0.0
-                worst = max(worst, min(z_hi[i], s_hi[i]) / max(z_hi[i], s_hi[i]))
-            if lo[i] > -np.inf:
-                lower = z_lo[i] if z_lo[i] > s_lo[i] else 0.0
-                worst = max(worst, min(z_lo[i], s_lo[i]) / max(z_lo[i], s_lo[i]))
-            z[i] = upper - lower
+        below, above = sides(lo[i], hi[i])
+        upper = where(above & (z_hi[i] > s_hi[i]), z_hi[i], 0.0)
+        lower = where(below & (z_lo[i] > s_lo[i]), z_lo[i], 0.0)
+        ratio = minimum(z_hi[i], s_hi[i]) / maximum(z_hi[i], s_hi[i])
+        worst = maximum(worst, where(above, ratio, 0.0))
+        ratio = minimum(z_lo[i], s_lo[i]) / maximum(z_lo[i], s_lo[i])
+        worst = maximum(worst, where(below, ratio, 0.0))
+        z[i] = where(lo[i] < hi[i], upper - lower, z[i])
     return worst
 
 
 @kernel
 def set_row_weights(problem, barrier, mu, w):
     """W of each side and w of each row; rows with lo = hi have w = mu, free ones w = inf."""
-    problem_lo = problem.lo
-    problem_hi = problem.hi
+    lo = problem.lo
+    hi = problem.hi
     W_lo = barrier.W_lo
     W_hi = barrier.W_hi
     s_lo = barrier.s_lo
@@ -60,22 +66,24 @@ def set_row_weights(problem, barrier, mu, w):
     s_hi = barrier.s_hi
     z_hi = barrier.z_hi
     for i in range(len(w)):
-        lo = problem_lo[i]
-        hi = problem_hi[i]
-        if lo == hi:
-            w[i] = mu[i]
-            continue
-        W_lo[i] = 1.0 / (s_lo[i] / z_lo[i] + mu[i]) if lo > -np.inf else 0.0
-        W_hi[i] = 1.0 / (s_hi[i] / z_hi[i] + mu[i]) if hi < np.inf else 0.0
+        below, above = sides(lo[i], hi[i])
+        W_lo[i] = where(below, z_lo[i] / (s_lo[i] + mu[i] * z_lo[i]), 0.0)
+        W_hi[i] = where(above, z_hi[i] / (s_hi[i] + mu[i] * z_hi[i]), 0.0)
         W = W_lo[i] + W_hi[i]
-        w[i] = 1.0 / W if W > 0.0 else np.inf
+        w[i] = where(lo[i] == hi[i], mu[i], where(W > 0.0, 1.0 / W, np.inf))
+
+
+@kernel
+def _to_boundary(side, value, change):
+    """The step at which a value gets to 0, at most 1."""
+    return where(side & (change < 0.0), -value / change, 1.0)
 
 
 @kernel
 def step_lengths(problem, barrier, separate):
     """Primal and dual step to the boundary, at most 1; equal unless `separate`."""
-    problem_lo = problem.lo
-    problem_hi = problem.hi
+    lo = problem.lo
+    hi = problem.hi
     ds_lo = barrier.ds_lo
     dz_lo = barrier.dz_lo
     ds_hi = barrier.ds_hi
@@ -86,23 +94,14 @@ def step_lengths(problem, barrier, separate):
     z_hi = barrier.z_hi
     primal = 1.0
     dual = 1.0
-    for i in range(len(problem_lo)):
-        lo = problem_lo[i]
-        hi = problem_hi[i]
-        if lo == hi:
-            continue
-        if lo > -np.inf:
-            if ds_lo[i] < 0.0:
-                primal = min(primal, -s_lo[i] / ds_lo[i])
-            if dz_lo[i] < 0.0:
-                dual = min(dual, -z_lo[i] / dz_lo[i])
-        if hi < np.inf:
-            if ds_hi[i] < 0.0:
-                primal = min(primal, -s_hi[i] / ds_hi[i])
-            if dz_hi[i] < 0.0:
-                dual = min(dual, -z_hi[i] / dz_hi[i])
+    for i in range(len(lo)):
+        below, above = sides(lo[i], hi[i])
+        primal = minimum(primal, _to_boundary(below, s_lo[i], ds_lo[i]))
+        primal = minimum(primal, _to_boundary(above, s_hi[i], ds_hi[i]))
+        dual = minimum(dual, _to_boundary(below, z_lo[i], dz_lo[i]))
+        dual = minimum(dual, _to_boundary(above, z_hi[i], dz_hi[i]))
     if not separate:
-        primal = min(primal, dual)
+        primal = minimum(primal, dual)
         dual = primal
     return primal, dual
 
@@ -110,8 +109,8 @@ def step_lengths(problem, barrier, separate):
 @kernel
 def complementarity(problem, barrier, primal, dual):
     """Sum of s z over all sides after steps of the given lengths, and how many sides there are."""
-    problem_lo = problem.lo
-    problem_hi = problem.hi
+    lo = problem.lo
+    hi = problem.hi
     s_lo = barrier.s_lo
     z_lo = barrier.z_lo
     s_hi = barrier.s_hi
@@ -121,19 +120,15 @@ def complementarity(problem, barrier, primal, dual):
     ds_hi = barrier.ds_hi
     dz_hi = barrier.dz_hi
     total = 0.0
-    sides = 0
-    for i in range(len(problem_lo)):
-        lo = problem_lo[i]
-        hi = problem_hi[i]
-        if lo == hi:
-            continue
-        if lo > -np.inf:
-            total += (s_lo[i] + primal * ds_lo[i]) * (z_lo[i] + dual * dz_lo[i])
-            sides += 1
-        if hi < np.inf:
-            total += (s_hi[i] + primal * ds_hi[i]) * (z_hi[i] + dual * dz_hi[i])
-            sides += 1
-    return total, sides
+    count = 0.0
+    for i in range(len(lo)):
+        below, above = sides(lo[i], hi[i])
+        product = (s_lo[i] + primal * ds_lo[i]) * (z_lo[i] + dual * dz_lo[i])
+        total += where(below, product, 0.0)
+        product = (s_hi[i] + primal * ds_hi[i]) * (z_hi[i] + dual * dz_hi[i])
+        total += where(above, product, 0.0)
+        count += where(below, 1.0, 0.0) + where(above, 1.0, 0.0)
+    return total, count
 
 
 @kernel
@@ -156,8 +151,11 @@ def set_targets(problem, barrier, sigma_mu, second_order):
 
 
 @kernel
-def step_barrier(problem, barrier, it, dz, primal, dual):
-    """Steps of the given lengths: slacks, multipliers of sides, and it.z of rows with lo = hi."""
+def step_barrier(problem, barrier, it, dz, primal, dual, failed):
+    """Steps of the given lengths: slacks, multipliers of sides, and it.z of rows with lo = hi.
+
+    Where the direction has failed there is no step, and none is remembered: it may be NaN.
+    """
     lo = problem.lo
     hi = problem.hi
     z = it.z
@@ -170,15 +168,16 @@ def step_barrier(problem, barrier, it, dz, primal, dual):
     ds_hi = barrier.ds_hi
     dz_hi = barrier.dz_hi
     for i in range(len(lo)):
-        if lo[i] == hi[i]:
-            z[i] += dual * dz[i]
-            continue
-        if lo[i] > -np.inf:
-            s_lo[i] += primal * ds_lo[i]
-            z_lo[i] += dual * dz_lo[i]
-        if hi[i] < np.inf:
-            s_hi[i] += primal * ds_hi[i]
-            z_hi[i] += dual * dz_hi[i]
+        below, above = sides(lo[i], hi[i])
+        ds_lo[i] = where(failed, 0.0, ds_lo[i])
+        dz_lo[i] = where(failed, 0.0, dz_lo[i])
+        ds_hi[i] = where(failed, 0.0, ds_hi[i])
+        dz_hi[i] = where(failed, 0.0, dz_hi[i])
+        z[i] += where(failed | (lo[i] < hi[i]), 0.0, dual * dz[i])
+        s_lo[i] += where(below, primal * ds_lo[i], 0.0)
+        z_lo[i] += where(below, dual * dz_lo[i], 0.0)
+        s_hi[i] += where(above, primal * ds_hi[i], 0.0)
+        z_hi[i] += where(above, dual * dz_hi[i], 0.0)
 
 
 @kernel

@@ -24,7 +24,7 @@ def mark_nonconvex(pattern_values, factor_values, entries_values, H, begin, end,
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
-    system = new_system(pattern, factor)
+    system = new_system(0.0, pattern, factor)
     system.rho[0] = TOLERANCE
     system.mu_e[:] = DECOUPLED
     system.w[:] = np.inf

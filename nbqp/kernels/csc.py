@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from nbqp.kernels.dense import axpy, dot
 from nbqp.kernels.jit import exact, kernel, reduction
+from nbqp.kernels.number import any_of
 from nbqp.kernels.vector import product_error
 
 
@@ -24,7 +25,7 @@ def add_product(Mp, Mi, Mx, x, out):
     """Add M x to out."""
     for j in range(len(Mp) - 1):
         xj = x[j]
-        if xj != 0.0:
+        if any_of(xj != 0.0):
             begin = Mp[j]
             end = Mp[j + 1]
             i = first_of_dense(Mi, begin, end)

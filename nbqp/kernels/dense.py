@@ -7,6 +7,7 @@ seconds to compile.
 from __future__ import annotations
 
 from nbqp.kernels.jit import kernel, reduction
+from nbqp.kernels.number import where
 
 
 @kernel
@@ -35,7 +36,7 @@ def dot(x, y):
 @kernel
 def larger(value, x):
     """The larger of two numbers, or NaN where one is."""
-    return value if x <= value or value != value else x
+    return where((x <= value) | (value != value), value, x)
 
 
 @kernel

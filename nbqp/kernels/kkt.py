@@ -12,7 +12,9 @@ import numpy as np
 from nbqp.kernels.csc import add_product, add_transposed_product
 from nbqp.kernels.dense import larger, largest
 from nbqp.kernels.jit import entry, kernel
+from nbqp.kernels.lane_ldl import factorise_lanes, solve_lanes
 from nbqp.kernels.ldl import factorise
+from nbqp.kernels.number import any_of, by_kind, maximum, minimum, where
 from nbqp.kernels.structure import Entries
 from nbqp.kernels.symbolic import locate
 from nbqp.kernels.triangular import solve_permuted
@@ -106,32 +108,39 @@ def outdate_factor(system):
 
 
 @kernel
+def _set_diagonal(pattern, system, diagonal):
+    """Overwrite `diagonal` (N) by what rho, mu_e and w add to that of H."""
+    rho = system.rho[0]
+    mu_e = system.mu_e
+    w = system.w
+    n = pattern.n
+    n_eq = pattern.n_eq
+    n_in = pattern.n_in
+    for j in range(n):
+        diagonal[j] = rho + 1.0 / w[n_in + j]
+    for i in range(n_eq):
+        diagonal[n + i] = -mu_e[i]
+    for i in range(n_in):
+        diagonal[n + n_eq + i] = -minimum(w[i], DECOUPLED)
+
+
+@kernel
 def _mark_stale(pattern, factor, entries, system):
     """Mark the panels that the system's rho, mu_e and w, or earlier panels, change; returns their number.
 
-    system.factored and stale are overwritten.
+    system.factored, permuted and stale are overwritten.
     """
     update_ptr = factor.update_ptr
     update_panel = factor.update_panel
     panel = entries.panel
-    rho = system.rho[0]
-    mu_e = system.mu_e
-    w = system.w
     factored = system.factored
+    diagonal = system.permuted
     stale = system.stale
-    n = pattern.n
-    n_eq = pattern.n_eq
-    n_in = pattern.n_in
     stale[:] = False
-    for k in range(n + n_eq + n_in):
-        if k < n:
-            d = rho + 1.0 / w[n_in + k]
-        elif k < n + n_eq:
-            d = -mu_e[k - n]
-        else:
-            d = -min(w[k - n - n_eq], DECOUPLED)
-        if d != factored[k]:
-            factored[k] = d
+    _set_diagonal(pattern, system, diagonal)
+    for k in range(len(factored)):
+        if diagonal[k] != factored[k]:
+            factored[k] = diagonal[k]
             stale[panel[k]] = True
     count = 0
     for J in range(len(stale)):
@@ -207,15 +216,41 @@ def refactor_system(pattern, factor, entries, H, A, C, system):
 
 
 @kernel
+def _factor_one(pattern, factor, entries, H, A, C, system):
+    outdate_factor(system)
+    _, replaced = refactor_system(pattern, factor, entries, H, A, C, system)
+    return replaced
+
+
+@kernel
+def _factor_lanes(pattern, factor, entries, H, A, C, system):
+    L = system.L
+    diagonal = system.permuted
+    places = entries.diagonal
+    L[:] = 0.0
+    _place(entries.H, H, L)
+    _place(entries.A, A, L)
+    _place(entries.C, C, L)
+    _set_diagonal(pattern, system, diagonal)
+    for k in range(len(diagonal)):
+        L[places[k]] += diagonal[k]
+    return factorise_lanes(factor, system.expected, L, system.pivots, system.local, system.product)
+
+
+_factor = by_kind(_factor_one, _factor_lanes)
+
+
+@kernel
 def factor_system(pattern, factor, entries, H, A, C, system):
     """Assemble the KKT matrix for the system's rho, mu_e and w, and factorise it.
 
     As `refactor_system`, but of any H, A and C, and all panels are overwritten. Returns how many
     pivots were replaced.
     """
-    outdate_factor(system)
-    _, replaced = refactor_system(pattern, factor, entries, H, A, C, system)
-    return replaced
+    return _factor(pattern, factor, entries, H, A, C, system)
+
+
+solve_in_order = by_kind(solve_permuted, solve_lanes)
 
 
 @kernel
@@ -242,8 +277,8 @@ def _add_solution(pattern, factor, system, r1, r2, r3):
     for i in range(n_eq):
         t[position[n + i]] = r2[i]
     for i in range(n_in):
-        t[position[n + n_eq + i]] = r3[i] if w[i] < DECOUPLED else 0.0
-    solve_permuted(factor, system.L, system.pivots, t, system.gathered)
+        t[position[n + n_eq + i]] = where(w[i] < DECOUPLED, r3[i], 0.0)
+    solve_in_order(factor, system.L, system.pivots, t, system.gathered)
     for j in range(n):
         step = t[position[j]]
         dx[j] += step
@@ -251,8 +286,7 @@ def _add_solution(pattern, factor, system, r1, r2, r3):
     for i in range(n_eq):
         dy[i] += t[position[n + i]]
     for i in range(n_in):
-        if w[i] < DECOUPLED:
-            dz[i] += t[position[n + n_eq + i]]
+        dz[i] += where(w[i] < DECOUPLED, t[position[n + n_eq + i]], 0.0)
 
 
 @kernel
@@ -294,11 +328,8 @@ def _residual(pattern, H, A, C, system, keep):
     for i in range(n_eq):
         e2[i] = r2[i] - e2[i]
     for i in range(n_in + n):
-        if w[i] < DECOUPLED:
-            e3[i] = r3[i] - e3[i] + keep * w[i] * dz[i]
-        else:
-            e3[i] = 0.0
-    return max(largest(e1), largest(e2), largest(e3))
+        e3[i] = where(w[i] < DECOUPLED, r3[i] - e3[i] + keep * w[i] * dz[i], 0.0)
+    return maximum(maximum(largest(e1), largest(e2)), largest(e3))
 
 
 @kernel
@@ -308,31 +339,22 @@ def solve_system(pattern, factor, H, A, C, system, tolerance):
     Right-hand side system.r1, r2, r3 (r3 counts where w is finite): not modified. Refinement ends
     below `tolerance` times the right-hand side. Returns the last residual, relative to it.
     """
-    r1 = system.r1
-    r2 = system.r2
     r3 = system.r3
-    e1 = system.e1
-    e2 = system.e2
-    e3 = system.e3
     w = system.w
-    size = max(largest(r1), largest(r2))
+    size = maximum(largest(system.r1), largest(system.r2))
     for i in range(len(r3)):
-        if w[i] < DECOUPLED:
-            size = max(size, abs(r3[i]))
-    _clear_solution(system)
-    if size == 0.0:
-        return 0.0
-    _add_solution(pattern, factor, system, r1, r2, r3)
+        size = maximum(size, where(w[i] < DECOUPLED, abs(r3[i]), 0.0))
+    solve_regularised(pattern, factor, system)
     error = _residual(pattern, H, A, C, system, 1.0)
+    going = error > tolerance * size
     for _ in range(REFINEMENTS):
-        if not error > tolerance * size:
+        if not any_of(going):
             break
-        _add_solution(pattern, factor, system, e1, e2, e3)
+        _refine(pattern, factor, system, going)
         previous = error
         error = _residual(pattern, H, A, C, system, 1.0)
-        if not error < 0.5 * previous:
-            break
-    return error / size
+        going = going & (error > tolerance * size) & (error < 0.5 * previous)
+    return where(size > 0.0, error / size, 0.0)
 
 
 @kernel
@@ -360,27 +382,25 @@ def solve_blocks(pattern, factor, problem, system, dual_tolerance, primal_tolera
     """Solve the factorised system as `solve_system`, but for errors of each block by themselves.
 
     The tolerances are those of e1 and of (e2, e3), in the user's units: what is left of the dual and of
-    the primal residual after a full step. Infinite ones ask for one solve, unchecked. Returns both
-    errors.
+    the primal residual after a full step. Returns both errors.
     """
     H = problem.H
     A = problem.A
     C = problem.C
-    _clear_solution(system)
-    _add_solution(pattern, factor, system, system.r1, system.r2, system.r3)
-    if dual_tolerance == np.inf:
-        return 0.0, 0.0
+    solve_regularised(pattern, factor, system)
     _residual(pattern, H, A, C, system, 1.0)
     dual, primal = _largest_errors(problem, system)
+    worst = maximum(dual / dual_tolerance, primal / primal_tolerance)
+    going = worst > 1.0
     for _ in range(REFINEMENTS):
-        worst = max(dual / dual_tolerance, primal / primal_tolerance)
-        if not worst > 1.0:
+        if not any_of(going):
             break
-        _add_solution(pattern, factor, system, system.e1, system.e2, system.e3)
+        _refine(pattern, factor, system, going)
         _residual(pattern, H, A, C, system, 1.0)
         dual, primal = _largest_errors(problem, system)
-        if not max(dual / dual_tolerance, primal / primal_tolerance) < 0.5 * worst:
-            break
+        previous = worst
+        worst = maximum(dual / dual_tolerance, primal / primal_tolerance)
+        going = going & (worst > 1.0) & (worst < 0.5 * previous)
     return dual, primal
 
 
@@ -389,6 +409,21 @@ def solve_regularised(pattern, factor, system):
     """One solve for (dx, dy, dz) with the factor, not refined; see `System`."""
     _clear_solution(system)
     _add_solution(pattern, factor, system, system.r1, system.r2, system.r3)
+
+
+@kernel
+def _refine(pattern, factor, system, going):
+    """Add the solution for the residual (e1, e2, e3) where refinement is `going` on."""
+    e1 = system.e1
+    e2 = system.e2
+    e3 = system.e3
+    for j in range(len(e1)):
+        e1[j] = where(going, e1[j], 0.0)
+    for i in range(len(e2)):
+        e2[i] = where(going, e2[i], 0.0)
+    for i in range(len(e3)):
+        e3[i] = where(going, e3[i], 0.0)
+    _add_solution(pattern, factor, system, e1, e2, e3)
 
 
 @kernel
@@ -405,19 +440,16 @@ def refine_unregularised(pattern, factor, H, A, C, system, tolerance, steps):
     r3 = system.r3
     dx = system.dx
     _clear_solution(system)
-    size = max(largest(system.r1), largest(system.r2), largest(r3))
-    if size == 0.0:
-        return 0.0
+    size = maximum(maximum(largest(system.r1), largest(system.r2)), largest(r3))
     for j in range(pattern.n):
-        if w[n_in + j] < DECOUPLED:
-            dx[j] = r3[n_in + j]
+        dx[j] = where(w[n_in + j] < DECOUPLED, r3[n_in + j], 0.0)
     error = _residual(pattern, H, A, C, system, 0.0)
+    going = error > tolerance * size
     for _ in range(steps):
-        if not error > tolerance * size:
+        if not any_of(going):
             break
-        _add_solution(pattern, factor, system, system.e1, system.e2, system.e3)
+        _refine(pattern, factor, system, going)
         previous = error
         error = _residual(pattern, H, A, C, system, 0.0)
-        if not error < 0.5 * previous:
-            break
-    return error / size
+        going = going & (error > tolerance * size) & (error < 0.5 * previous)
+    return where(size > 0.0, error / size, 0.0)

@@ -109,7 +109,7 @@ def _prove(ws, qp, options, code, k, out):
 
 
 @kernel
-def _aim(options, factor, gap_rounding):
+def aim_at(options, factor, gap_rounding):
     """The options with other tolerances."""
     return Options(
         factor * options.eps_abs,
@@ -125,10 +125,16 @@ def _aim(options, factor, gap_rounding):
 
 
 @kernel
+def starts_cold(warm, k):
+    """Whether there is no warm start for sample k."""
+    return len(warm.x) == 0 or np.isnan(sample(warm.x, k)[0])
+
+
+@kernel
 def _set_start(ws, warm, k):
     """Set ws.it to sample k of the warm start, or to 0 where there is none; returns which."""
     it = ws.it
-    cold = len(warm.x) == 0 or np.isnan(sample(warm.x, k)[0])
+    cold = starts_cold(warm, k)
     if cold:
         forget(it)
     else:
@@ -272,7 +278,7 @@ def _finish(ws, qp, options, code, k, out):
         ws.work.best_score[0] = np.inf
         # What was rounding is polished away, if it can be.
         rounding = 0.0 if code == CONVERGED else options.gap_rounding
-        found = run_semismooth(ws, _aim(options, aim, rounding), mu, rho)
+        found = run_semismooth(ws, aim_at(options, aim, rounding), mu, rho)
         if found == ABORTED or (code != CONVERGED and found != CONVERGED):
             code = found
         if options.closest and code == PRIMAL_INFEASIBLE:
@@ -314,24 +320,24 @@ def solve_range(
 
     data: `Data`. scaling: D, E, F (1, .) shared by all samples, or (0, .) to equilibrate each.
     warm: x, y, z, z_box (batch or 1, .), or (0, .) for none; NaN in x[k, 0] for none of sample k.
-    abort (1): stop when not 0. None of these is modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are overwritten.
+    abort (1): stop when not 0. None of these is modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are
+    overwritten, and their counts continued.
     """
     pattern = PatternReference(*pattern_values)
-    ws = new_workspace(
-        pattern, FactorReference(*factor_values), EntriesReference(*entries_values), abort
-    )
+    factor = FactorReference(*factor_values)
+    ws = new_workspace(0.0, pattern, factor, EntriesReference(*entries_values), abort)
     limits = ws.limits
-    aim = _aim(options, AIM, options.gap_rounding)
+    aim = aim_at(options, AIM, options.gap_rounding)
     for k in range(begin, end):
         if out.status[k] != NOT_RUN or abort[0] != 0:
             continue
         qp = sample_data(data, k)
         copy_scaling(pattern, scaling, qp.H, qp.A, qp.C, ws.problem)
         scale_problem(pattern, qp, ws.problem)
-        limits.steps[0] = 0
+        limits.steps[0] = out.iter[k]
         limits.outer[0] = 0
         limits.max_steps[0] = options.max_iter
-        ws.system.factorizations[0] = 0
+        ws.system.factorizations[0] = out.factorizations[k]
         ws.work.best_score[0] = np.inf
         ws.work.tol[:] = aim.eps_abs
         cold = _set_start(ws, warm, k)

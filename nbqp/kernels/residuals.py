@@ -21,6 +21,7 @@ from nbqp.kernels.csc import (
 )
 from nbqp.kernels.dense import larger
 from nbqp.kernels.jit import entry, exact, kernel
+from nbqp.kernels.number import maximum, where
 from nbqp.kernels.structure import sample_data
 
 
@@ -79,11 +80,9 @@ def set_constraint_forces(pattern, problem, it):
 @kernel
 def side_of(z, lo, hi):
     """The side that a multiplier holds on to; 0 for a multiplier without one (z is then 0)."""
-    if z > 0.0 and hi < np.inf:
-        return hi
-    if z < 0.0 and lo > -np.inf:
-        return lo
-    return 0.0
+    upper = (z > 0.0) & (hi < np.inf)
+    lower = (z < 0.0) & (lo > -np.inf)
+    return where(upper, hi, where(lower, lo, 0.0))
 
 
 @kernel
@@ -128,9 +127,8 @@ def measure(pattern, problem, it, shift, res):
         gap -= y[i] * r
     for i in range(len(z)):
         value = v[i] - s[i]
-        primal = larger(primal, max(value - hi[i], lo[i] - value) * unit[i])
-        if z[i] != 0.0:
-            gap -= z[i] * (value - side_of(z[i], lo[i], hi[i]))
+        primal = larger(primal, maximum(value - hi[i], lo[i] - value) * unit[i])
+        gap -= z[i] * where(z[i] != 0.0, value - side_of(z[i], lo[i], hi[i]), 0.0)
     res[0] = primal
     res[1] = dual
     res[2] = abs(gap) / problem.cost[0]
@@ -160,7 +158,7 @@ def _gap_terms(pattern, problem, it):
     sides = 0.0
     for i in range(len(z)):
         sides += abs(side_of(z[i], lo[i], hi[i]) * z[i])
-    terms = max(max(quadratic, abs(linear)), max(abs(equalities), sides))
+    terms = maximum(maximum(quadratic, abs(linear)), maximum(abs(equalities), sides))
     return terms / problem.cost[0]
 
 
@@ -188,15 +186,15 @@ def set_tolerances(pattern, problem, it, options, tol):
     primal = 0.0
     for i in range(n_eq):
         b = problem_b[i]
-        primal = max(primal, max(abs(b), abs(e[i] + b)) * unit_e[i])
+        primal = maximum(primal, maximum(abs(b), abs(e[i] + b)) * unit_e[i])
     for i in range(len(z)):
         side = side_of(z[i], lo[i], hi[i])
-        primal = max(primal, max(abs(side), abs(v[i])) * unit[i])
+        primal = maximum(primal, maximum(abs(side), abs(v[i])) * unit[i])
     dual = 0.0
     for j in range(n):
-        terms = max(abs(Hx[j]), abs(g[j]))
-        terms = max(terms, abs(Hx[j] + g[j] - it_dual[j]))
-        dual = max(dual, terms * unit_d[j])
+        terms = maximum(abs(Hx[j]), abs(g[j]))
+        terms = maximum(terms, abs(Hx[j] + g[j] - it_dual[j]))
+        dual = maximum(dual, terms * unit_d[j])
     tol[0] += eps_rel * primal
     tol[1] += eps_rel * dual
     tol[2] += eps_rel * _gap_terms(pattern, problem, it)
@@ -207,7 +205,7 @@ def set_aims(pattern, problem, it, options, tol):
     """The tolerances of a phase: a gap below the rounding of its terms is left to `rounding`."""
     set_tolerances(pattern, problem, it, options, tol)
     if options.gap_rounding > 0.0:
-        tol[2] = max(tol[2], options.gap_rounding * _gap_terms(pattern, problem, it))
+        tol[2] = maximum(tol[2], options.gap_rounding * _gap_terms(pattern, problem, it))
 
 
 @kernel

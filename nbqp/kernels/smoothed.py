@@ -18,10 +18,10 @@ import numpy as np
 
 from nbqp.kernels.barrier import (
     complementarity,
-    forget_step,
     net_multipliers,
     set_row_weights,
     set_targets,
+    sides,
     step_barrier,
     step_lengths,
 )
@@ -29,7 +29,8 @@ from nbqp.kernels.certificates import proves_dual_infeasible, proves_primal_infe
 from nbqp.kernels.csc import add_transposed_product
 from nbqp.kernels.dense import copy, larger, largest
 from nbqp.kernels.jit import kernel
-from nbqp.kernels.kkt import factor_system, solve_blocks
+from nbqp.kernels.kkt import factor_system, solve_blocks, solve_regularised
+from nbqp.kernels.number import maximum, minimum, opposite, where
 from nbqp.kernels.residuals import (
     measure,
     set_aims,
@@ -57,10 +58,9 @@ REGULARISATION_FLOOR = 1e-14
 REGULARISATION_CEILING = 1e-4
 # The share of the way to the boundary that a step goes.
 TO_BOUNDARY = 0.99
-# The share of a residual that may remain as an error of a direction, which the next one corrects;
-# the predictor only says how far to aim, and is not refined.
+# The share of a residual that may remain as an error of a direction, which the next one corrects, or
+# of a tenth of its tolerance.
 ERROR_SHARE = 1e-2
-PREDICTOR_SHARE = np.inf
 # A direction that leaves more of a residual has failed.
 FAILED_SHARE = 0.5
 # Rounding of the rows' values after a step, relative to its length.
@@ -78,30 +78,22 @@ LARGE = 1e3
 
 
 @kernel
-def _newton_step(ws, elastic, share):
-    """Newton step for the complementarity targets c_lo, c_hi of the barrier.
-
-    Sets ws.system.dx and dy, dz of rows with lo = hi, and the barrier's ds and dz; ws.work.trial is
-    overwritten. share: of the residuals, or of a tenth of their tolerances, that may remain as an
-    error, where refinement can reach it. Returns the errors, dual and primal.
+def _set_right_side(ws, elastic):
+    """The system's right-hand side for the complementarity targets c_lo, c_hi of the barrier.
 
     With q the right-hand side of a side whose slack is eliminated, a row's net multiplier changes by
 
         dz = W_hi (q_hi + dv) - W_lo (q_lo - dv) = z0 + W dv,       z0 = W_hi q_hi - W_lo q_lo.
 
     A row with small w = 1 / W has -w z0 on the right; that of a row with large w would be huge beside
-    all others, and z0 goes to the variables' side. dz is taken from the solution, never from dv: what
-    rounding leaves of a row would be multiplied by W.
+    all others, and z0, which is left in ws.work.trial, goes to the variables' side. So does a multiplier
+    that a row without sides has to give up.
     """
     pattern = ws.pattern
     problem = ws.problem
     it = ws.it
     barrier = ws.barrier
     system = ws.system
-    res = ws.work.res
-    tol = ws.work.tol
-    n = pattern.n
-    n_in = pattern.n_in
     lo = problem.lo
     hi = problem.hi
     mu = ws.work.mu
@@ -116,7 +108,50 @@ def _newton_step(ws, elastic, share):
     v = it.v
     y = it.y
     z = it.z
-    dz = system.dz
+    q_lo = barrier.q_lo
+    q_hi = barrier.q_hi
+    s_lo = barrier.s_lo
+    W_lo = barrier.W_lo
+    s_hi = barrier.s_hi
+    W_hi = barrier.W_hi
+    z_lo = barrier.z_lo
+    z_hi = barrier.z_hi
+    c_lo = barrier.c_lo
+    c_hi = barrier.c_hi
+    for i in range(pattern.n_eq):
+        r2[i] = elastic * mu_e[i] * y[i] - e[i]
+    for i in range(len(z0)):
+        below, above = sides(lo[i], hi[i])
+        give = elastic * mu[i]
+        q = lo[i] - v[i] + s_lo[i] - give * z_lo[i] + c_lo[i] / z_lo[i]
+        q_lo[i] = where(below, q, 0.0)
+        q = v[i] - hi[i] + s_hi[i] - give * z_hi[i] + c_hi[i] / z_hi[i]
+        q_hi[i] = where(above, q, 0.0)
+        net = W_hi[i] * q_hi[i] - W_lo[i] * q_lo[i]
+        large = w[i] > LARGE_WEIGHT
+        equal = lo[i] == hi[i]
+        given_up = where(below | above, 0.0, z[i])
+        z0[i] = where(large & (lo[i] < hi[i]), net - given_up, 0.0)
+        r3[i] = where(equal, hi[i] - v[i] + give * z[i], where(large, 0.0, -w[i] * net))
+    copy(z0[pattern.n_in :], r1)
+    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, z0, r1)
+    for j in range(pattern.n):
+        r1[j] = -(dual[j] + r1[j])
+
+
+@kernel
+def _set_side_steps(ws):
+    """The barrier's ds and dz that belong to the solution of the system.
+
+    They follow from dz, never from dv: what rounding leaves of a row would be multiplied by W.
+    """
+    problem = ws.problem
+    barrier = ws.barrier
+    lo = problem.lo
+    hi = problem.hi
+    w = ws.system.w
+    z0 = ws.work.trial
+    dz = ws.system.dz
     q_lo = barrier.q_lo
     q_hi = barrier.q_hi
     dz_lo = barrier.dz_lo
@@ -131,56 +166,18 @@ def _newton_step(ws, elastic, share):
     z_hi = barrier.z_hi
     c_lo = barrier.c_lo
     c_hi = barrier.c_hi
-    for i in range(pattern.n_eq):
-        r2[i] = elastic * mu_e[i] * y[i] - e[i]
     for i in range(len(z0)):
-        r3[i] = 0.0
-        z0[i] = 0.0
-        give = elastic * mu[i]
-        if lo[i] == hi[i]:
-            r3[i] = hi[i] - v[i] + give * z[i]
-            continue
-        q_lo[i] = 0.0
-        q_hi[i] = 0.0
-        if lo[i] > -np.inf:
-            q_lo[i] = lo[i] - v[i] + s_lo[i] - give * z_lo[i] + c_lo[i] / z_lo[i]
-        if hi[i] < np.inf:
-            q_hi[i] = v[i] - hi[i] + s_hi[i] - give * z_hi[i] + c_hi[i] / z_hi[i]
-        net = W_hi[i] * q_hi[i] - W_lo[i] * q_lo[i]
-        if w[i] > LARGE_WEIGHT:
-            z0[i] = net
-        else:
-            r3[i] = -w[i] * net
-    copy(z0[n_in:], r1)
-    add_transposed_product(pattern.Cp, pattern.Ci, problem.C, z0, r1)
-    for j in range(n):
-        r1[j] = -(dual[j] + r1[j])
-    errors = solve_blocks(
-        pattern,
-        ws.factor,
-        problem,
-        system,
-        share * max(res[1], 0.1 * tol[1]),
-        share * max(res[0], 0.1 * tol[0]),
-    )
-    for i in range(len(z0)):
-        if lo[i] == hi[i]:
-            continue
+        below, above = sides(lo[i], hi[i])
         step = z0[i] + dz[i]
-        both = W_lo[i] * W_hi[i]
-        if both > 0.0:
-            both *= w[i] * (q_lo[i] + q_hi[i])
-        if lo[i] > -np.inf:
-            dz_lo[i] = both - W_lo[i] * w[i] * step
-            ds_lo[i] = (c_lo[i] - s_lo[i] * dz_lo[i]) / z_lo[i]
-        if hi[i] < np.inf:
-            dz_hi[i] = both + W_hi[i] * w[i] * step
-            ds_hi[i] = (c_hi[i] - s_hi[i] * dz_hi[i]) / z_hi[i]
-    return errors
+        both = where(below & above, W_lo[i] * W_hi[i] * w[i] * (q_lo[i] + q_hi[i]), 0.0)
+        dz_lo[i] = where(below, both - W_lo[i] * w[i] * step, 0.0)
+        dz_hi[i] = where(above, both + W_hi[i] * w[i] * step, 0.0)
+        ds_lo[i] = where(below, (c_lo[i] - s_lo[i] * dz_lo[i]) / z_lo[i], 0.0)
+        ds_hi[i] = where(above, (c_hi[i] - s_hi[i] * dz_hi[i]) / z_hi[i], 0.0)
 
 
 @kernel
-def _has_failed(ws, errors):
+def _has_failed(ws, dual_error, primal_error):
     """Whether a direction leaves more of a residual than it should and than rounding explains."""
     res = ws.work.res
     tol = ws.work.tol
@@ -189,17 +186,14 @@ def _has_failed(ws, errors):
     length = 0.0
     for j in range(len(dx)):
         length = larger(length, abs(dx[j]) * D[j])
-    dual = max(FAILED_SHARE * res[1], tol[1])
-    primal = max(FAILED_SHARE * res[0], tol[0])
-    return not (errors[0] <= dual and errors[1] <= max(primal, STEP_ROUNDING * length))
+    dual = maximum(FAILED_SHARE * res[1], tol[1])
+    primal = maximum(maximum(FAILED_SHARE * res[0], tol[0]), STEP_ROUNDING * length)
+    return opposite((dual_error <= dual) & (primal_error <= primal))
 
 
 @kernel
-def _adapt_regularisation(ws, mu, failed):
-    """Raise rho and mu where the solve failed; lower them where they hold a residual up.
-
-    Returns the new mu.
-    """
+def _adapt_regularisation(ws, failed):
+    """Raise rho and mu where the solve failed; lower them where they hold a residual up."""
     problem = ws.problem
     system = ws.system
     res = ws.work.res
@@ -210,25 +204,90 @@ def _adapt_regularisation(ws, mu, failed):
     dx = system.dx
     dy = system.dy
     dz = system.dz
-    if failed:
-        mu = min(100.0 * mu, REGULARISATION_CEILING)
-        rho[0] = min(100.0 * rho[0], REGULARISATION_CEILING)
-    else:
-        held = 0.0
-        for j in range(len(dx)):
-            held = max(held, abs(dx[j]) * unit_d[j])
-        if rho[0] * held > 0.1 * res[1]:
-            rho[0] = max(0.1 * rho[0], REGULARISATION_FLOOR)
-        held = 0.0
-        for i in range(len(dy)):
-            held = max(held, abs(dy[i]) * unit_e[i])
-        for i in range(len(dz)):
-            held = max(held, abs(dz[i]) * unit[i])
-        if mu * held > 0.1 * res[0]:
-            mu = max(0.1 * mu, REGULARISATION_FLOOR)
-    system.mu_e[:] = mu
-    ws.work.mu[:] = mu
-    return mu
+    mu = ws.work.mu
+    held = 0.0
+    for j in range(len(dx)):
+        held = maximum(held, abs(dx[j]) * unit_d[j])
+    lower = where(rho[0] * held > 0.1 * res[1], maximum(0.1 * rho[0], REGULARISATION_FLOOR), rho[0])
+    raised = minimum(100.0 * rho[0], REGULARISATION_CEILING)
+    rho[0] = where(failed, raised, lower)
+    held = 0.0
+    for i in range(len(dy)):
+        held = maximum(held, abs(dy[i]) * unit_e[i])
+    for i in range(len(dz)):
+        held = maximum(held, abs(dz[i]) * unit[i])
+    lower = where(mu[0] * held > 0.1 * res[0], maximum(0.1 * mu[0], REGULARISATION_FLOOR), mu[0])
+    raised = minimum(100.0 * mu[0], REGULARISATION_CEILING)
+    mu[:] = where(failed, raised, lower)
+    system.mu_e[:] = mu[0]
+
+
+@kernel
+def measure_point(ws, options, elastic):
+    """Bring the products, residuals and tolerances of ws.it, as the barrier has it, up to date.
+
+    Returns the sum of s z over all sides, and their number.
+    """
+    net_multipliers(ws.problem, ws.barrier, ws.it)
+    update_products(ws.pattern, ws.problem, ws.it)
+    if elastic > 0.0:
+        _add_proximal_terms(ws)
+    measure(ws.pattern, ws.problem, ws.it, ws.shift, ws.work.res)
+    set_aims(ws.pattern, ws.problem, ws.it, options, ws.work.tol)
+    return complementarity(ws.problem, ws.barrier, 0.0, 0.0)
+
+
+@kernel
+def take_step(ws, elastic, total, count):
+    """One predictor-corrector step from a point that `measure_point` has measured."""
+    pattern = ws.pattern
+    problem = ws.problem
+    it = ws.it
+    barrier = ws.barrier
+    system = ws.system
+    res = ws.work.res
+    tol = ws.work.tol
+    x = it.x
+    y = it.y
+    dx = system.dx
+    dy = system.dy
+    # One step length for both keeps a residual linear where it couples x to the multipliers: the
+    # dual one by H, the primal one by elastic rows.
+    separate = len(problem.H) == 0 and elastic == 0.0
+    set_row_weights(problem, barrier, ws.work.mu, system.w)
+    factor_system(pattern, ws.factor, ws.entries, problem.H, problem.A, problem.C, system)
+    set_targets(problem, barrier, 0.0, 0.0)
+    _set_right_side(ws, elastic)
+    # The predictor only says how far to aim, and is not refined.
+    solve_regularised(pattern, ws.factor, system)
+    _set_side_steps(ws)
+    primal, dual = step_lengths(problem, barrier, separate)
+    after, _ = complementarity(problem, barrier, primal, dual)
+    ratio = after / total
+    sigma = minimum(1.0, ratio * ratio * ratio)
+    set_targets(problem, barrier, sigma * total / count, 1.0)
+    _set_right_side(ws, elastic)
+    dual_error, primal_error = solve_blocks(
+        pattern,
+        ws.factor,
+        problem,
+        system,
+        ERROR_SHARE * maximum(res[1], 0.1 * tol[1]),
+        ERROR_SHARE * maximum(res[0], 0.1 * tol[0]),
+    )
+    _set_side_steps(ws)
+    primal, dual = step_lengths(problem, barrier, separate)
+    primal = where(count > 0.0, minimum(1.0, TO_BOUNDARY * primal), 1.0)
+    dual = where(count > 0.0, minimum(1.0, TO_BOUNDARY * dual), 1.0)
+    # A direction that has failed is none at all, and perhaps NaN: the next one is better regularised.
+    failed = _has_failed(ws, dual_error, primal_error)
+    for j in range(len(x)):
+        x[j] += where(failed, 0.0, primal * dx[j])
+    for i in range(len(y)):
+        y[i] += where(failed, 0.0, dual * dy[i])
+    step_barrier(problem, barrier, it, system.dz, primal, dual, failed)
+    if elastic == 0.0:
+        _adapt_regularisation(ws, failed)
 
 
 @kernel
@@ -292,38 +351,19 @@ def run_smoothed(ws, options, loose, elastic):
     far, and ws.work.res are kept up to date, and rho and mu carry the regularisation over to a later
     call. Returns a code of `status`.
     """
-    pattern = ws.pattern
-    problem = ws.problem
-    it = ws.it
-    barrier = ws.barrier
-    system = ws.system
     work = ws.work
     steps = ws.limits.steps
     max_steps = ws.limits.max_steps
     abort = ws.limits.abort
-    H = problem.H
     res = work.res
     tol = work.tol
-    x = it.x
-    y = it.y
-    dx = system.dx
-    dy = system.dy
-    mu = work.mu[0]
-    # One step length for both keeps a residual linear where it couples x to the multipliers: the
-    # dual one by H, the primal one by elastic rows.
-    separate = len(H) == 0 and elastic == 0.0
-    idle = 0
     lowest = work.lowest
+    idle = 0
     lowest[:] = np.inf
     while True:
-        net_multipliers(problem, barrier, it)
-        update_products(pattern, problem, it)
-        if elastic > 0.0:
-            _add_proximal_terms(ws)
-        measure(pattern, problem, it, ws.shift, res)
-        set_aims(pattern, problem, it, options, tol)
+        total, count = measure_point(ws, options, elastic)
         # The gap always counts here, since it tells how near complementarity is.
-        keep_best(it, ws.best, work, len(res))
+        keep_best(ws.it, ws.best, work, len(res))
         if res[0] <= loose * tol[0] and res[1] <= loose * tol[1] and res[2] <= loose * tol[2]:
             return CONVERGED
         if abort[0] != 0:
@@ -333,47 +373,14 @@ def run_smoothed(ws, options, loose, elastic):
         verdict = _detect_infeasible(ws, options)
         if verdict == DUAL_INFEASIBLE or (verdict == PRIMAL_INFEASIBLE and elastic == 0.0):
             return verdict
-        total, sides = complementarity(problem, barrier, 0.0, 0.0)
         idle += 1
         for i in range(3):
             if res[i] < 0.9 * lowest[i]:
                 lowest[i] = res[i]
                 idle = 0
-        complementary = total <= COMPLEMENTARY * loose * tol[2] * problem.cost[0]
+        complementary = total <= COMPLEMENTARY * loose * tol[2] * ws.problem.cost[0]
         patience = ROUNDED_PATIENCE if complementary else PATIENCE
         if idle > patience or not worst_ratio(res, tol, len(res)) < np.inf:
             return STALLED
-
-        set_row_weights(problem, barrier, work.mu, system.w)
-        factor_system(pattern, ws.factor, ws.entries, H, problem.A, problem.C, system)
         steps[0] += 1
-        primal = 1.0
-        dual = 1.0
-        if sides > 0:
-            set_targets(problem, barrier, 0.0, 0.0)
-            _newton_step(ws, elastic, PREDICTOR_SHARE)
-            primal, dual = step_lengths(problem, barrier, separate)
-            after, _ = complementarity(problem, barrier, primal, dual)
-            ratio = after / total
-            sigma = min(1.0, ratio * ratio * ratio)
-            set_targets(problem, barrier, sigma * total / sides, 1.0)
-            errors = _newton_step(ws, elastic, ERROR_SHARE)
-            primal, dual = step_lengths(problem, barrier, separate)
-            primal = min(1.0, TO_BOUNDARY * primal)
-            dual = min(1.0, TO_BOUNDARY * dual)
-        else:
-            errors = _newton_step(ws, elastic, ERROR_SHARE)
-
-        failed = _has_failed(ws, errors)
-        if not failed:
-            for j in range(len(x)):
-                x[j] += primal * dx[j]
-            for i in range(len(y)):
-                y[i] += dual * dy[i]
-            step_barrier(problem, barrier, it, system.dz, primal, dual)
-        else:
-            # No direction at all, and perhaps NaN: the next one is better regularised.
-            forget_step(barrier)
-
-        if elastic == 0.0:
-            mu = _adapt_regularisation(ws, mu, failed)
+        take_step(ws, elastic, total, count)

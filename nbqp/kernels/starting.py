@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.barrier import forget_step
+from nbqp.kernels.barrier import forget_step, sides
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.kkt import factor_system, solve_system
+from nbqp.kernels.number import maximum, minimum, where
 from nbqp.kernels.residuals import update_products
 
 # First weights of the proximal terms, small since their centre is the iterate itself and the barrier
@@ -34,21 +35,14 @@ def regularise(ws):
 
 
 @kernel
-def start_smoothed(ws):
-    """Mehrotra's starting point: least squares on the rows, then shifted into the interior.
-
-    The rho and mu of ws.system and ws.work are set before.
-    """
+def _least_squares_point(ws):
+    """Set ws.it to the least-squares point of the rows, multipliers included, with its products."""
     pattern = ws.pattern
     problem = ws.problem
     it = ws.it
     system = ws.system
-    barrier = ws.barrier
-    problem_lo = problem.lo
-    problem_hi = problem.hi
-    H = problem.H
-    A = problem.A
-    C = problem.C
+    lo = problem.lo
+    hi = problem.hi
     b = problem.b
     g = problem.g
     mu = ws.work.mu
@@ -56,80 +50,95 @@ def start_smoothed(ws):
     r1 = system.r1
     r2 = system.r2
     r3 = system.r3
-    it_z = it.z
-    v = it.v
-    s_lo = barrier.s_lo
-    s_hi = barrier.s_hi
-    z_lo = barrier.z_lo
-    z_hi = barrier.z_hi
-    m = len(problem_lo)
-    forget_step(barrier)
-    for i in range(m):
-        free = problem_lo[i] == -np.inf and problem_hi[i] == np.inf
-        w[i] = np.inf if free else 1.0
-        if problem_lo[i] == problem_hi[i]:
-            w[i] = mu[i]
-    factor_system(pattern, ws.factor, ws.entries, H, A, C, system)
+    for i in range(len(lo)):
+        free = (lo[i] == -np.inf) & (hi[i] == np.inf)
+        w[i] = where(free, np.inf, where(lo[i] == hi[i], mu[i], 1.0))
+    factor_system(pattern, ws.factor, ws.entries, problem.H, problem.A, problem.C, system)
     for j in range(pattern.n):
         r1[j] = -g[j]
     for i in range(pattern.n_eq):
         r2[i] = b[i]
-    for i in range(m):
+    for i in range(len(lo)):
         # The point of the row's interval next to 0.
-        r3[i] = min(max(0.0, problem_lo[i]), problem_hi[i])
-    solve_system(pattern, ws.factor, H, A, C, system, START_TOLERANCE)
+        r3[i] = minimum(maximum(0.0, lo[i]), hi[i])
+    solve_system(pattern, ws.factor, problem.H, problem.A, problem.C, system, START_TOLERANCE)
     copy(system.dx, it.x)
     copy(system.dy, it.y)
-    copy(system.dz, it_z)
+    copy(system.dz, it.z)
     update_products(pattern, problem, it)
+
+
+@kernel
+def _split_point(problem, it, barrier):
+    """Slacks and multipliers of the sides at `it`; returns the least of each, infinity for none."""
+    lo = problem.lo
+    hi = problem.hi
+    v = it.v
+    z = it.z
+    s_lo = barrier.s_lo
+    s_hi = barrier.s_hi
+    z_lo = barrier.z_lo
+    z_hi = barrier.z_hi
     low_s = np.inf
     low_z = np.inf
-    for i in range(m):
-        lo = problem_lo[i]
-        hi = problem_hi[i]
-        z = it_z[i]
-        if lo == hi:
-            continue
-        if lo > -np.inf:
-            s_lo[i] = v[i] - lo
-            z_lo[i] = -z if hi == np.inf else max(-z, 0.0)
-            low_s = min(low_s, s_lo[i])
-            low_z = min(low_z, z_lo[i])
-        if hi < np.inf:
-            s_hi[i] = hi - v[i]
-            z_hi[i] = z if lo == -np.inf else max(z, 0.0)
-            low_s = min(low_s, s_hi[i])
-            low_z = min(low_z, z_hi[i])
-    shift_s = max(-OUTWARD * low_s, 0.0)
-    shift_z = max(-OUTWARD * low_z, 0.0)
+    for i in range(len(lo)):
+        below, above = sides(lo[i], hi[i])
+        s_lo[i] = where(below, v[i] - lo[i], 0.0)
+        s_hi[i] = where(above, hi[i] - v[i], 0.0)
+        # Between two sides each takes the sign that is its own.
+        z_lo[i] = where(below, where(above, maximum(-z[i], 0.0), -z[i]), 0.0)
+        z_hi[i] = where(above, where(below, maximum(z[i], 0.0), z[i]), 0.0)
+        low_s = minimum(low_s, where(below, s_lo[i], np.inf))
+        low_s = minimum(low_s, where(above, s_hi[i], np.inf))
+        low_z = minimum(low_z, where(below, z_lo[i], np.inf))
+        low_z = minimum(low_z, where(above, z_hi[i], np.inf))
+    return low_s, low_z
+
+
+@kernel
+def _shift_sides(problem, barrier, shift_s, shift_z):
+    """Add shifts to slacks and multipliers of all sides; returns their sums and that of s z.
+
+    An infinite side has no multiplier: its z stays 0, and its slack means nothing.
+    """
+    lo = problem.lo
+    hi = problem.hi
+    s_lo = barrier.s_lo
+    s_hi = barrier.s_hi
+    z_lo = barrier.z_lo
+    z_hi = barrier.z_hi
     sum_s = 0.0
     sum_z = 0.0
     sum_sz = 0.0
-    for i in range(m):
-        if problem_lo[i] == problem_hi[i]:
-            continue
-        if problem_lo[i] > -np.inf:
-            s_lo[i] += shift_s
-            z_lo[i] += shift_z
-            sum_s += s_lo[i]
-            sum_z += z_lo[i]
-            sum_sz += s_lo[i] * z_lo[i]
-        if problem_hi[i] < np.inf:
-            s_hi[i] += shift_s
-            z_hi[i] += shift_z
-            sum_s += s_hi[i]
-            sum_z += z_hi[i]
-            sum_sz += s_hi[i] * z_hi[i]
-    shift_s = BALANCE * sum_sz / sum_z if sum_z > 0.0 else 0.0
-    shift_z = BALANCE * sum_sz / sum_s if sum_s > 0.0 else 0.0
-    shift_s = max(shift_s, LEAST_START)
-    shift_z = max(shift_z, LEAST_START)
-    for i in range(m):
-        # An infinite side has no multiplier: its z stays 0, and its slack means nothing.
+    for i in range(len(lo)):
+        below, above = sides(lo[i], hi[i])
         s_lo[i] += shift_s
         s_hi[i] += shift_s
-        z_lo[i] = z_lo[i] + shift_z if problem_lo[i] > -np.inf else 0.0
-        z_hi[i] = z_hi[i] + shift_z if problem_hi[i] < np.inf else 0.0
+        z_lo[i] += where(below, shift_z, 0.0)
+        z_hi[i] += where(above, shift_z, 0.0)
+        sum_s += where(below, s_lo[i], 0.0) + where(above, s_hi[i], 0.0)
+        sum_z += z_lo[i] + z_hi[i]
+        sum_sz += s_lo[i] * z_lo[i] + s_hi[i] * z_hi[i]
+    return sum_s, sum_z, sum_sz
+
+
+@kernel
+def start_smoothed(ws):
+    """Mehrotra's starting point: least squares on the rows, then shifted into the interior.
+
+    The rho and mu of ws.system and ws.work are set before.
+    """
+    problem = ws.problem
+    barrier = ws.barrier
+    forget_step(barrier)
+    _least_squares_point(ws)
+    low_s, low_z = _split_point(problem, ws.it, barrier)
+    outward_s = maximum(-OUTWARD * low_s, 0.0)
+    outward_z = maximum(-OUTWARD * low_z, 0.0)
+    sum_s, sum_z, sum_sz = _shift_sides(problem, barrier, outward_s, outward_z)
+    balance_s = where(sum_z > 0.0, BALANCE * sum_sz / sum_z, 0.0)
+    balance_z = where(sum_s > 0.0, BALANCE * sum_sz / sum_s, 0.0)
+    _shift_sides(problem, barrier, maximum(balance_s, LEAST_START), maximum(balance_z, LEAST_START))
 
 
 @kernel

@@ -13,6 +13,7 @@ import numpy as np
 
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import kernel
+from nbqp.kernels.number import empty, zeros
 from nbqp.kernels.struct import struct
 from nbqp.kernels.structure import (
     EntriesReference,
@@ -202,25 +203,28 @@ class Workspace:
 
 
 @kernel
-def new_workspace(pattern, factor, entries, abort):
-    """`Workspace` of a pattern's sizes; abort (1) is watched, not modified."""
-    problem = new_problem(pattern)
+def new_workspace(like, pattern, factor, entries, abort):
+    """`Workspace` of a pattern's sizes, of one QP or of eight: its numbers are of the kind of `like`.
+
+    abort (1) is watched, not modified.
+    """
+    problem = new_problem(like, pattern)
     return Workspace(
         pattern,
         factor,
         entries,
         problem,
-        new_norm_problem(pattern, problem),
-        new_iterate(pattern),
-        new_kept_point(pattern),
-        new_kept_point(pattern),
-        new_kept_point(pattern),
-        new_iterate(pattern),
-        new_iterate(pattern),
-        new_barrier(pattern.n_in + pattern.n),
-        new_shift(pattern),
-        new_system(pattern, factor),
-        new_work(pattern),
+        new_norm_problem(like, pattern, problem),
+        new_iterate(like, pattern),
+        new_kept_point(like, pattern),
+        new_kept_point(like, pattern),
+        new_kept_point(like, pattern),
+        new_iterate(like, pattern),
+        new_iterate(like, pattern),
+        new_barrier(like, pattern.n_in + pattern.n),
+        new_shift(like, pattern),
+        new_system(like, pattern, factor),
+        new_work(like, pattern),
         Limits(
             np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
@@ -232,56 +236,56 @@ def new_workspace(pattern, factor, entries, abort):
 
 
 @kernel
-def new_problem(pattern):
+def new_problem(like, pattern):
     """Uninitialised `Problem` of a pattern's sizes."""
     n_in = pattern.n_in
     n_eq = pattern.n_eq
     n = pattern.n
     m = n_in + n
     return Problem(
-        np.empty(len(pattern.Hi)),
-        np.empty(n),
-        np.empty(len(pattern.Ai)),
-        np.empty(n_eq),
-        np.empty(len(pattern.Ci)),
-        np.empty(m),
-        np.empty(m),
-        np.empty(n),
-        np.empty(n_eq),
-        np.empty(n_in),
-        np.empty(n_eq),
-        np.empty(m),
-        np.empty(n),
-        np.empty(1),
+        empty(like, len(pattern.Hi)),
+        empty(like, n),
+        empty(like, len(pattern.Ai)),
+        empty(like, n_eq),
+        empty(like, len(pattern.Ci)),
+        empty(like, m),
+        empty(like, m),
+        empty(like, n),
+        empty(like, n_eq),
+        empty(like, n_in),
+        empty(like, n_eq),
+        empty(like, m),
+        empty(like, n),
+        empty(like, 1),
     )
 
 
 @kernel
-def new_iterate(pattern):
+def new_iterate(like, pattern):
     """`Iterate` of zeros."""
     n_eq = pattern.n_eq
     n = pattern.n
     m = pattern.n_in + n
     return Iterate(
-        np.zeros(n),
-        np.zeros(n_eq),
-        np.zeros(m),
-        np.zeros(n),
-        np.zeros(n),
-        np.zeros(n_eq),
-        np.zeros(m),
+        zeros(like, n),
+        zeros(like, n_eq),
+        zeros(like, m),
+        zeros(like, n),
+        zeros(like, n),
+        zeros(like, n_eq),
+        zeros(like, m),
     )
 
 
 @kernel
-def new_kept_point(pattern):
+def new_kept_point(like, pattern):
     """`KeptPoint` of zeros."""
     m = pattern.n_in + pattern.n
-    return KeptPoint(np.zeros(pattern.n), np.zeros(pattern.n_eq), np.zeros(m))
+    return KeptPoint(zeros(like, pattern.n), zeros(like, pattern.n_eq), zeros(like, m))
 
 
 @kernel
-def new_system(pattern, factor):
+def new_system(like, pattern, factor):
     """`System` of a pattern's sizes, with the expected signs of its pivots."""
     n_in = pattern.n_in
     val_ptr = factor.val_ptr
@@ -294,72 +298,74 @@ def new_system(pattern, factor):
     for k in range(N):
         expected[k] = 1.0 if perm[k] < n else -1.0
     return System(
-        np.zeros(val_ptr[len(val_ptr) - 1] + WIDTH),
-        np.zeros(N),
+        zeros(like, val_ptr[len(val_ptr) - 1] + WIDTH),
+        zeros(like, N),
         np.full(N, np.nan),
         np.zeros(len(val_ptr) - 1, dtype=np.bool_),
         expected,
-        np.zeros(n),
-        np.zeros(n_eq),
-        np.zeros(m),
-        np.zeros(n),
-        np.zeros(n_eq),
-        np.zeros(m),
-        np.zeros(1),
-        np.zeros(n_eq),
-        np.zeros(m),
-        np.zeros(n),
-        np.zeros(n_eq),
-        np.zeros(m),
-        np.zeros(N),
-        np.zeros(N + WIDTH),
-        # Mostly too large: what no panel needs is never touched, and takes no memory.
-        np.empty((N + PANEL) * PANEL),
-        np.zeros(N, dtype=np.int64),
+        zeros(like, n),
+        zeros(like, n_eq),
+        zeros(like, m),
+        zeros(like, n),
+        zeros(like, n_eq),
+        zeros(like, m),
+        zeros(like, 1),
+        zeros(like, n_eq),
+        zeros(like, m),
+        zeros(like, n),
+        zeros(like, n_eq),
+        zeros(like, m),
+        zeros(like, N),
+        zeros(like, N + WIDTH),
+        # Mostly too large, as the next: what no panel needs is never touched, and takes no memory.
+        empty(like, (N + PANEL) * PANEL),
+        np.empty(3 * N, dtype=np.int64),
         np.zeros(1, dtype=np.int64),
     )
 
 
 @kernel
-def new_work(pattern):
+def new_work(like, pattern):
     """`Work` of a pattern's sizes."""
     n_eq = pattern.n_eq
     m = pattern.n_in + pattern.n
     return Work(
-        np.zeros(m),
+        zeros(like, m),
         np.zeros(m, dtype=np.int8),
         np.zeros(m, dtype=np.int8),
-        np.zeros(m),
-        np.zeros(n_eq + m),
-        np.zeros(n_eq),
-        np.zeros(m),
-        np.zeros(3),
-        np.zeros(1),
-        np.zeros(3),
-        np.zeros(3),
+        zeros(like, m),
+        zeros(like, n_eq + m),
+        zeros(like, n_eq),
+        zeros(like, m),
+        zeros(like, 3),
+        zeros(like, 1),
+        zeros(like, 3),
+        zeros(like, 3),
     )
 
 
 @kernel
-def new_shift(pattern):
+def new_shift(like, pattern):
     """`Shift` of a pattern's sizes."""
     n_eq = pattern.n_eq
     m = pattern.n_in + pattern.n
-    return Shift(np.zeros(n_eq), np.zeros(m), np.zeros(n_eq), np.zeros(m), np.zeros(pattern.n))
+    return Shift(
+        zeros(like, n_eq), zeros(like, m), zeros(like, n_eq), zeros(like, m), zeros(like, pattern.n)
+    )
 
 
 @kernel
-def new_norm_problem(pattern, problem):
+def new_norm_problem(like, pattern, problem):
     """The scaled problem with H, g, b, lo and hi of its own, uninitialised; the rest is shared."""
     m = pattern.n_in + pattern.n
     return Problem(
-        np.empty(len(pattern.Hi)),
-        np.empty(pattern.n),
+        empty(like, len(pattern.Hi)),
+        empty(like, pattern.n),
         problem.A,
-        np.empty(pattern.n_eq),
+        empty(like, pattern.n_eq),
         problem.C,
-        np.empty(m),
-        np.empty(m),
+        empty(like, m),
+        empty(like, m),
         problem.D,
         problem.E,
         problem.F,
@@ -371,23 +377,23 @@ def new_norm_problem(pattern, problem):
 
 
 @kernel
-def new_barrier(m):
+def new_barrier(like, m):
     """`Barrier` of m rows."""
     return Barrier(
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
-        np.zeros(m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
+        zeros(like, m),
     )
 
 

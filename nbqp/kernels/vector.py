@@ -6,9 +6,9 @@ directly: `<8 x double>` is one AVX-512 register, two AVX2 registers, or four NE
 Under NUMBA_DISABLE_JIT, where intrinsics cannot run, the plain-Python twins below take over.
 
 ==================== =============================================================
-load(a, i)           a[i : i+8]
+load(a, i)           a[i : i+8], or the entry i of an array of vectors
 load_head(a, i, m)   a[i : i+m] followed by 8-m zeros; a[i+m:] is not touched
-store(a, i, v)       a[i : i+8] = v
+store(a, i, v)       a[i : i+8] = v, or the entry i of an array of vectors
 store_head(a,i,v,m)  a[i : i+m] = v[:m]; a[i+m:] is not touched
 splat(s)             the scalar s in all eight places
 fma(a, b, c)         a * b + c for vectors
@@ -29,6 +29,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.typeconv import Conversion
 from numba.extending import intrinsic, models, register_model
 
 WIDTH = 8
@@ -36,7 +37,7 @@ WIDTH = 8
 if numba.config.DISABLE_JIT:
 
     def load(a, i):
-        return a[i : i + WIDTH].copy()
+        return np.array(a[i] if a.ndim == 2 else a[i : i + WIDTH])
 
     def load_head(a, i, m):
         v = np.zeros(WIDTH)
@@ -44,7 +45,10 @@ if numba.config.DISABLE_JIT:
         return v
 
     def store(a, i, v):
-        a[i : i + WIDTH] = v
+        if a.ndim == 2:
+            a[i] = v
+        else:
+            a[i : i + WIDTH] = v
 
     def store_head(a, i, v, m):
         a[i : i + m] = v[:m]
@@ -91,8 +95,16 @@ if numba.config.DISABLE_JIT:
 else:
 
     class _Vector(types.Type):
+        """Eight doubles; a double or an integer becomes one with eight times the same."""
+
         def __init__(self):
             super().__init__(name=f"float64x{WIDTH}")
+
+        def can_convert_from(self, typingctx, other):
+            return Conversion.safe if isinstance(other, (types.Float, types.Integer)) else None
+
+        def unify(self, typingctx, other):
+            return self if isinstance(other, (types.Float, types.Integer)) else None
 
     VECTOR = _Vector()
     _DOUBLE = ir.DoubleType()

@@ -47,7 +47,7 @@ def test_factorisations_of_a_batch(
 
 @pytest.mark.parametrize(
     ("curvature", "change", "share"),
-    [(0.1, 0.01, 0.25), (0.1, 0.1, 0.75), (0.0, 0.003, 0.5), (0.0, 0.01, 0.8)],
+    [(0.1, 0.01, 0.25), (0.1, 0.1, 0.75), (0.0, 0.003, 0.5), (0.0, 0.01, 0.85)],
 )
 def test_a_warm_start_saves_steps(curvature: float, change: float, share: float) -> None:
     """From the solutions before A, and b with it, have changed a little, as between epochs."""

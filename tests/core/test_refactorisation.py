@@ -24,7 +24,7 @@ def factor_twice(pattern_values, factor_values, entries_values, H, A, C, weights
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
-    system = new_system(pattern, factor)
+    system = new_system(0.0, pattern, factor)
     system.rho[0] = 1e-8
     system.mu_e[:] = 1e-6
     size = out.shape[1]

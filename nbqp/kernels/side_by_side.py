@@ -1,0 +1,400 @@
+"""Eight QPs of a batch side by side, each in a lane of vectors: the smoothed phase and its end.
+
+Steps are those of `smoothed`, on vectors. Where the sides that hold stand out, the last one is Newton's
+for these sides: the QP is given them as equations, and loses the others. What does not end so is left to
+`proxqp`. A lane whose QP has ended takes up the next one, which has been started together with others.
+
+No QP feels its neighbours: what `solve_lanes_range` makes of it is the same, bit for bit, whoever
+they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nbqp.kernels.barrier import sides
+from nbqp.kernels.feasible import LEAST_LOOSE, TIGHTER
+from nbqp.kernels.jit import entry, kernel
+from nbqp.kernels.number import lanes_of, zeros
+from nbqp.kernels.proxqp import AIM, aim_at, starts_cold
+from nbqp.kernels.residuals import exact_residuals, set_tolerances, worst_ratio
+from nbqp.kernels.scaling import copy_scaling, scale_problem, unscale_point
+from nbqp.kernels.smoothed import HAND_OVER, measure_point, take_step
+from nbqp.kernels.starting import regularise, start_smoothed
+from nbqp.kernels.state import new_workspace
+from nbqp.kernels.status import ABORTED, CONVERGED, NOT_RUN
+from nbqp.kernels.struct import struct
+from nbqp.kernels.structure import (
+    EntriesReference,
+    FactorReference,
+    Flags,
+    Floats,
+    Ints,
+    PatternReference,
+    sample_data,
+)
+from nbqp.kernels.vector import WIDTH, load, splat, store
+
+# Steps after which a QP is left to `proxqp`, or after so many in which no residual has improved on its
+# lowest by a tenth.
+MOST_STEPS = 30
+PATIENCE = 8
+# The ratio of a slack and its multiplier that tells which of them vanishes.
+CLEAR = 0.1
+NONE = -1
+
+
+@struct
+class Lanes:
+    """What is known of the QP in each lane (WIDTH), and a copy of what a last step may spoil."""
+
+    sample: Ints  # NONE where there is no QP
+    idle: Ints  # steps without progress
+    holding: Flags  # whether it has its active sides as equations
+    loose: Floats  # multiple of the tolerances below which these are sought
+    total: Floats  # what `measure_point` has returned
+    count: Floats
+    kept_total: Floats
+    kept_count: Floats
+    kept_res: Floats  # vectors, as the next
+    kept_tol: Floats
+
+
+@kernel
+def _new_lanes():
+    vector = splat(0.0)
+    return Lanes(
+        np.full(WIDTH, NONE),
+        np.zeros(WIDTH, dtype=np.int64),
+        np.zeros(WIDTH, dtype=np.bool_),
+        np.zeros(WIDTH),
+        np.zeros(WIDTH),
+        np.zeros(WIDTH),
+        np.zeros(WIDTH),
+        np.zeros(WIDTH),
+        zeros(vector, 3),
+        zeros(vector, 3),
+    )
+
+
+@kernel
+def _put(values, vectors, lane):
+    """Copy doubles to a lane of vectors."""
+    lanes = lanes_of(vectors)
+    for i in range(len(values)):
+        lanes[WIDTH * i + lane] = values[i]
+
+
+@kernel
+def _take(vectors, lane, values):
+    """Copy a lane of vectors to doubles."""
+    lanes = lanes_of(vectors)
+    for i in range(len(values)):
+        values[i] = lanes[WIDTH * i + lane]
+
+
+@kernel
+def _move(source, lane, target, into):
+    """Copy a lane of vectors to a lane of others."""
+    values = lanes_of(source)
+    lanes = lanes_of(target)
+    for i in range(len(source)):
+        lanes[WIDTH * i + into] = values[WIDTH * i + lane]
+
+
+@kernel
+def _put_problem(problem, wide, lane, with_rows):
+    """Copy a scaled QP to a lane; with_rows: A and C as well."""
+    _put(problem.H, wide.H, lane)
+    if with_rows:
+        _put(problem.A, wide.A, lane)
+        _put(problem.C, wide.C, lane)
+    _put(problem.g, wide.g, lane)
+    _put(problem.b, wide.b, lane)
+    _put(problem.lo, wide.lo, lane)
+    _put(problem.hi, wide.hi, lane)
+    _put(problem.D, wide.D, lane)
+    _put(problem.E, wide.E, lane)
+    _put(problem.F, wide.F, lane)
+    _put(problem.unit_e, wide.unit_e, lane)
+    _put(problem.unit, wide.unit, lane)
+    _put(problem.unit_d, wide.unit_d, lane)
+    _put(problem.cost, wide.cost, lane)
+
+
+@kernel
+def _move_qp(waiting, lane, wide, into, with_rows):
+    """Move a QP that has been started, its point and what has been measured of it, to another lane."""
+    problem = waiting.problem
+    target = wide.problem
+    _move(problem.H, lane, target.H, into)
+    if with_rows:
+        _move(problem.A, lane, target.A, into)
+        _move(problem.C, lane, target.C, into)
+    _move(problem.g, lane, target.g, into)
+    _move(problem.b, lane, target.b, into)
+    _move(problem.lo, lane, target.lo, into)
+    _move(problem.hi, lane, target.hi, into)
+    _move(problem.lo, lane, wide.norm.lo, into)
+    _move(problem.hi, lane, wide.norm.hi, into)
+    _move(problem.D, lane, target.D, into)
+    _move(problem.E, lane, target.E, into)
+    _move(problem.F, lane, target.F, into)
+    _move(problem.unit_e, lane, target.unit_e, into)
+    _move(problem.unit, lane, target.unit, into)
+    _move(problem.unit_d, lane, target.unit_d, into)
+    _move(problem.cost, lane, target.cost, into)
+    _move(waiting.it.x, lane, wide.it.x, into)
+    _move(waiting.it.y, lane, wide.it.y, into)
+    _move(waiting.it.z, lane, wide.it.z, into)
+    _move(waiting.it.dual, lane, wide.it.dual, into)
+    _move(waiting.it.e, lane, wide.it.e, into)
+    _move(waiting.it.v, lane, wide.it.v, into)
+    _move(waiting.barrier.s_lo, lane, wide.barrier.s_lo, into)
+    _move(waiting.barrier.z_lo, lane, wide.barrier.z_lo, into)
+    _move(waiting.barrier.s_hi, lane, wide.barrier.s_hi, into)
+    _move(waiting.barrier.z_hi, lane, wide.barrier.z_hi, into)
+    _move(waiting.system.rho, lane, wide.system.rho, into)
+    _move(waiting.system.mu_e, lane, wide.system.mu_e, into)
+    _move(waiting.work.mu, lane, wide.work.mu, into)
+    _move(waiting.work.res, lane, wide.work.res, into)
+    _move(waiting.work.tol, lane, wide.work.tol, into)
+    _move(waiting.work.lowest, lane, wide.work.lowest, into)
+
+
+@kernel
+def _take_point(wide, lane, ws):
+    """Copy a point, its products and what its residuals are measured by, without the matrices."""
+    problem = wide.problem
+    target = ws.problem
+    _take(problem.g, lane, target.g)
+    _take(problem.b, lane, target.b)
+    _take(wide.norm.lo, lane, target.lo)
+    _take(wide.norm.hi, lane, target.hi)
+    _take(problem.D, lane, target.D)
+    _take(problem.E, lane, target.E)
+    _take(problem.F, lane, target.F)
+    _take(problem.unit_e, lane, target.unit_e)
+    _take(problem.unit, lane, target.unit)
+    _take(problem.unit_d, lane, target.unit_d)
+    _take(problem.cost, lane, target.cost)
+    _take(wide.it.x, lane, ws.it.x)
+    _take(wide.it.y, lane, ws.it.y)
+    _take(wide.it.z, lane, ws.it.z)
+    _take(wide.it.Hx, lane, ws.it.Hx)
+    _take(wide.it.dual, lane, ws.it.dual)
+    _take(wide.it.e, lane, ws.it.e)
+    _take(wide.it.v, lane, ws.it.v)
+
+
+@kernel
+def _write(ws, qp, options, k, out):
+    """Write ws.it as the point of sample k; returns its largest residual, relative to its tolerance."""
+    x = out.x[k]
+    y = out.y[k]
+    z = out.z[k]
+    z_box = out.z_box[k]
+    res = out.residuals[k]
+    unscale_point(ws.pattern, ws.problem, ws.it, x, y, z, z_box)
+    exact_residuals(ws.pattern, qp, x, y, z, z_box, out.s_e[k], out.s_i[k], out.s_box[k], res)
+    set_tolerances(ws.pattern, ws.problem, ws.it, options, ws.work.tol)
+    return worst_ratio(res, ws.work.tol, 3 if options.check_duality_gap else 2)
+
+
+@kernel
+def _sides_are_clear(wide, lane):
+    """Whether either the slack or the multiplier of every side stands out as the one that vanishes."""
+    lo = lanes_of(wide.problem.lo)
+    hi = lanes_of(wide.problem.hi)
+    s_lo = lanes_of(wide.barrier.s_lo)
+    s_hi = lanes_of(wide.barrier.s_hi)
+    z_lo = lanes_of(wide.barrier.z_lo)
+    z_hi = lanes_of(wide.barrier.z_hi)
+    for i in range(lane, len(lo), WIDTH):
+        below, above = sides(lo[i], hi[i])
+        if below and max(s_lo[i], z_lo[i]) * CLEAR < min(s_lo[i], z_lo[i]):
+            return False
+        if above and max(s_hi[i], z_hi[i]) * CLEAR < min(s_hi[i], z_hi[i]):
+            return False
+    return True
+
+
+@kernel
+def _hold_active_sides(wide, lane, lanes):
+    """Turn the sides that hold into equations and drop the others; what the next step changes is kept.
+
+    The QP's own sides are those of wide.norm.
+    """
+    lo = lanes_of(wide.problem.lo)
+    hi = lanes_of(wide.problem.hi)
+    s_lo = lanes_of(wide.barrier.s_lo)
+    s_hi = lanes_of(wide.barrier.s_hi)
+    z_lo = lanes_of(wide.barrier.z_lo)
+    z_hi = lanes_of(wide.barrier.z_hi)
+    for i in range(lane, len(lo), WIDTH):
+        below, above = sides(lo[i], hi[i])
+        if below or above:
+            upper = above and z_hi[i] > s_hi[i]
+            lower = below and z_lo[i] > s_lo[i]
+            side = hi[i] if upper else lo[i]
+            lo[i] = side if lower or upper else -np.inf
+            hi[i] = side if lower or upper else np.inf
+    _move(wide.it.x, lane, wide.saved.x, lane)
+    _move(wide.it.y, lane, wide.saved.y, lane)
+    _move(wide.it.z, lane, wide.saved.z, lane)
+    _move(wide.it.dual, lane, wide.saved.dual, lane)
+    _move(wide.it.e, lane, wide.saved.e, lane)
+    _move(wide.it.v, lane, wide.saved.v, lane)
+    _move(wide.work.res, lane, lanes.kept_res, lane)
+    _move(wide.work.tol, lane, lanes.kept_tol, lane)
+    # Only errors within the tolerances will do.
+    _move(wide.work.tol, lane, wide.work.res, lane)
+    lanes.kept_total[lane] = lanes.total[lane]
+    lanes.kept_count[lane] = lanes.count[lane]
+    lanes.count[lane] = 0.0
+    lanes.holding[lane] = True
+
+
+@kernel
+def _go_back(wide, lane, lanes):
+    """Undo `_hold_active_sides` and the step since; the next attempt is at a tighter tolerance."""
+    _move(wide.norm.lo, lane, wide.problem.lo, lane)
+    _move(wide.norm.hi, lane, wide.problem.hi, lane)
+    _move(wide.saved.x, lane, wide.it.x, lane)
+    _move(wide.saved.y, lane, wide.it.y, lane)
+    _move(wide.saved.z, lane, wide.it.z, lane)
+    _move(wide.saved.dual, lane, wide.it.dual, lane)
+    _move(wide.saved.e, lane, wide.it.e, lane)
+    _move(wide.saved.v, lane, wide.it.v, lane)
+    _move(lanes.kept_res, lane, wide.work.res, lane)
+    _move(lanes.kept_tol, lane, wide.work.tol, lane)
+    lanes.total[lane] = lanes.kept_total[lane]
+    lanes.count[lane] = lanes.kept_count[lane]
+    lanes.loose[lane] = max(LEAST_LOOSE, TIGHTER * lanes.loose[lane])
+
+
+@kernel
+def _progress(wide, lane, lanes):
+    """Update what is known of a lane's progress; returns its largest residual, relative to its tolerance."""
+    res = lanes_of(wide.work.res)
+    tol = lanes_of(wide.work.tol)
+    lowest = lanes_of(wide.work.lowest)
+    worst = 0.0
+    lanes.idle[lane] += 1
+    for i in range(lane, len(res), WIDTH):
+        ratio = res[i] / tol[i]
+        worst = ratio if not ratio <= worst else worst
+        if res[i] < 0.9 * lowest[i]:
+            lowest[i] = res[i]
+            lanes.idle[lane] = 0
+    return worst
+
+
+@kernel
+def _judge(ws, wide, lane, lanes, data, options, abort, out):
+    """After a step: what becomes of the QP in a lane, which may be written and leave it."""
+    k = lanes.sample[lane]
+    out.iter[k] += 1
+    out.factorizations[k] += 1
+    worst = 0.0
+    if abort[0] != 0 or lanes.holding[lane]:
+        _take_point(wide, lane, ws)
+        score = _write(ws, sample_data(data, k), options, k, out)
+        if abort[0] != 0:
+            out.status[k] = ABORTED
+        elif score <= 1.0:
+            out.status[k] = CONVERGED
+        if out.status[k] != NOT_RUN:
+            lanes.sample[lane] = NONE
+            return
+        lanes.holding[lane] = False
+        _go_back(wide, lane, lanes)
+    else:
+        worst = _progress(wide, lane, lanes)
+        if worst <= lanes.loose[lane] and _sides_are_clear(wide, lane):
+            _hold_active_sides(wide, lane, lanes)
+    if lanes.idle[lane] > PATIENCE or out.iter[k] >= MOST_STEPS or not worst < np.inf:
+        lanes.sample[lane] = NONE
+
+
+@kernel
+def _measure(wide, options, total, count):
+    """`measure_point`, into arrays of eight."""
+    sum_sz, number = measure_point(wide, options, 0.0)
+    store(total, 0, sum_sz)
+    store(count, 0, number)
+
+
+@entry
+def solve_lanes_range(
+    pattern_values,
+    factor_values,
+    entries_values,
+    data,
+    scaling,
+    warm,
+    options,
+    abort,
+    begin,
+    end,
+    out,
+):
+    """Solve those of the samples begin..end-1 that the smoothed phase solves without further ado.
+
+    Arguments as those of `proxqp.solve_range`, to which rows of `out` are left as NOT_RUN, with the
+    steps so far, that are not solved.
+    """
+    pattern = PatternReference(*pattern_values)
+    factor = FactorReference(*factor_values)
+    entries = EntriesReference(*entries_values)
+    ws = new_workspace(0.0, pattern, factor, entries, abort)
+    wide = new_workspace(splat(0.0), pattern, factor, entries, abort)
+    waiting = new_workspace(splat(0.0), pattern, factor, entries, abort)
+    lanes = _new_lanes()
+    queue = _new_lanes()
+    aim = aim_at(options, AIM, options.gap_rounding)
+    own_rows = len(scaling.D) == 0 or len(data.A) > 1 or len(data.C) > 1
+    loaded = False
+    filled = 0
+    following = begin
+    queued = 0
+    while True:
+        used = 0
+        for lane in range(WIDTH):
+            if lanes.sample[lane] == NONE and queued == 0 and abort[0] == 0:
+                while queued < WIDTH and following < end:
+                    k = following
+                    following += 1
+                    if out.status[k] != NOT_RUN or not starts_cold(warm, k):
+                        continue
+                    qp = sample_data(data, k)
+                    copy_scaling(pattern, scaling, qp.H, qp.A, qp.C, ws.problem)
+                    scale_problem(pattern, qp, ws.problem)
+                    _put_problem(ws.problem, waiting.problem, queued, own_rows or not loaded)
+                    queue.sample[queued] = k
+                    queued += 1
+                if queued > 0:
+                    loaded = loaded or queued == WIDTH
+                    regularise(waiting)
+                    start_smoothed(waiting)
+                    _measure(waiting, aim, queue.total, queue.count)
+                    waiting.work.lowest[:] = np.inf
+            if lanes.sample[lane] == NONE and queued > 0:
+                queued -= 1
+                _move_qp(waiting, queued, wide, lane, own_rows or filled < WIDTH)
+                filled += 1
+                lanes.sample[lane] = queue.sample[queued]
+                lanes.total[lane] = queue.total[queued]
+                lanes.count[lane] = queue.count[queued]
+                lanes.idle[lane] = 0
+                lanes.holding[lane] = False
+                lanes.loose[lane] = max(LEAST_LOOSE, HAND_OVER / options.eps_abs)
+                out.factorizations[lanes.sample[lane]] = 1
+            used += lanes.sample[lane] != NONE
+        if used == 0:
+            break
+        take_step(wide, 0.0, load(lanes.total, 0), load(lanes.count, 0))
+        _measure(wide, aim, lanes.total, lanes.count)
+        for lane in range(WIDTH):
+            if lanes.sample[lane] != NONE:
+                _judge(ws, wide, lane, lanes, data, options, abort, out)

@@ -1,0 +1,197 @@
+"""Eight QPs at once: vectors as numbers, their factors, and what a batch makes of any QP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import nbqp
+from nbqp.analysis import analyse_qp
+from nbqp.kernels.jit import entry, kernel
+from nbqp.kernels.kkt import factor_system, solve_regularised
+from nbqp.kernels.number import any_of, lanes_of, maximum, minimum, opposite, where, zeros
+from nbqp.kernels.state import new_system
+from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference
+from nbqp.kernels.vector import WIDTH, splat
+from nbqp.problem import QP
+from tests.core.infeasible import random_infeasible_mixture
+from tests.core.strategies import random_mixture
+
+EPS = nbqp.Settings(eps_abs=1e-9)
+SPECIAL = np.array([0.0, -0.0, 1.0, -2.5, np.inf, -np.inf, np.nan, 1e-300])
+
+
+@kernel
+def formulas(x, y, out):
+    """One of everything that numbers can do."""
+    total = 0.0
+    peak = -1.0
+    for i in range(len(x)):
+        total += 2.0 * x[i]
+        total -= y[i] / 3.0
+        peak = maximum(peak, abs(x[i]))
+        holds = (x[i] > y[i]) & opposite(y[i] <= 0.0) | (x[i] != x[i])
+        out[i] = where(holds, minimum(x[i], 1.0) - y[i], -x[i])
+    out[0] = where(any_of(x[0] == y[0]), out[0], 1.0 / (total + peak))
+    out[1] *= 0.5
+
+
+@entry
+def one_by_one(x, y, out):
+    for k in range(len(x)):
+        formulas(x[k], y[k], out[k])
+
+
+@entry
+def together(x, y, out):
+    """As `one_by_one`, for eight rows."""
+    size = x.shape[1]
+    wide_x = zeros(splat(0.0), size)
+    wide_y = zeros(splat(0.0), size)
+    wide_out = zeros(splat(0.0), size)
+    for k in range(WIDTH):
+        for i in range(size):
+            lanes_of(wide_x)[WIDTH * i + k] = x[k, i]
+            lanes_of(wide_y)[WIDTH * i + k] = y[k, i]
+    formulas(wide_x, wide_y, wide_out)
+    for k in range(WIDTH):
+        for i in range(size):
+            out[k, i] = lanes_of(wide_out)[WIDTH * i + k]
+
+
+def test_a_kernel_means_the_same_on_vectors_as_on_doubles() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, WIDTH, 40))
+    x[:, 2:10], y[:, 2:10] = rng.permuted(np.tile(SPECIAL, (2, WIDTH, 1)), axis=2)
+    x[:, 0] += 3.0
+    single, wide = np.zeros_like(x), np.zeros_like(x)
+    with np.errstate(all="ignore"):
+        one_by_one(x, y, single)
+        together(x, y, wide)
+    np.testing.assert_array_equal(single, wide)
+
+
+@entry
+def solve_eight(pattern_values, factor_values, entries_values, H, A, C, w, r, d):
+    """Solutions d (8, N') of the KKT systems with weights w (8, m) and right-hand sides r (8, N')."""
+    pattern = PatternReference(*pattern_values)
+    factor = FactorReference(*factor_values)
+    entries = EntriesReference(*entries_values)
+    system = new_system(splat(0.0), pattern, factor)
+    n, n_eq, m = pattern.n, pattern.n_eq, pattern.n_in + pattern.n
+    wide_H = zeros(splat(0.0), len(H))
+    wide_A = zeros(splat(0.0), len(A))
+    wide_C = zeros(splat(0.0), len(C))
+    for i in range(len(H)):
+        wide_H[i] = H[i]
+    for i in range(len(A)):
+        wide_A[i] = A[i]
+    for i in range(len(C)):
+        wide_C[i] = C[i]
+    system.rho[0] = 1e-3
+    system.mu_e[:] = 1e-2
+    for k in range(WIDTH):
+        for i in range(m):
+            lanes_of(system.w)[WIDTH * i + k] = w[k, i]
+            lanes_of(system.r3)[WIDTH * i + k] = r[k, n + n_eq + i]
+        for i in range(n):
+            lanes_of(system.r1)[WIDTH * i + k] = r[k, i]
+        for i in range(n_eq):
+            lanes_of(system.r2)[WIDTH * i + k] = r[k, n + i]
+    factor_system(pattern, factor, entries, wide_H, wide_A, wide_C, system)
+    solve_regularised(pattern, factor, system)
+    for k in range(WIDTH):
+        for i in range(n):
+            d[k, i] = lanes_of(system.dx)[WIDTH * i + k]
+        for i in range(n_eq):
+            d[k, n + i] = lanes_of(system.dy)[WIDTH * i + k]
+        for i in range(m):
+            d[k, n + n_eq + i] = lanes_of(system.dz)[WIDTH * i + k]
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 3), (23, 9, 30), (64, 40, 1), (40, 1, 70)])
+@pytest.mark.parametrize("density", [0.1, 1.0])
+def test_eight_systems_have_the_solutions_of_numpy(
+    shape: tuple[int, int, int], density: float
+) -> None:
+    n, n_eq, n_in = shape
+    rng = np.random.default_rng(3)
+    M = [rng.standard_normal((rows, n)) * (rng.random((rows, n)) <= density) for rows in shape]
+    H, A, C = M[0].T @ M[0], M[1], M[2]
+    qp = QP(*(sp.csc_array(part) for part in (H,)), np.zeros(n), A=A, b=np.zeros(n_eq), C=C, u=1.0)
+    w = 10.0 ** rng.uniform(-3, 3, (WIDTH, n_in + n))
+    w[rng.random(w.shape) < 0.3] = np.inf
+    r = rng.standard_normal((WIDTH, n + n_eq + n_in + n))
+    d = np.zeros_like(r)
+    solve_eight(*analyse_qp(qp), qp.H.values[0], qp.A.values[0], qp.C.values[0], w, r, d)
+    rows = np.vstack([A, C, np.eye(n)])
+    for k in range(WIDTH):
+        kept = np.concatenate([np.full(n + n_eq, True), np.isfinite(w[k])])
+        lower = np.concatenate([np.full(n_eq, 1e-2), np.where(np.isfinite(w[k]), w[k], 1.0)])
+        K = np.block([[H + 1e-3 * np.eye(n), rows.T], [rows, -np.diag(lower)]])
+        exact = np.linalg.solve(K[np.ix_(kept, kept)], r[k, kept])
+        np.testing.assert_allclose(d[k, kept], exact, rtol=1e-8, atol=1e-8 * abs(exact).max())
+        assert not d[k, ~kept].any()
+
+
+def copies(args: dict[str, Any], count: int) -> dict[str, Any]:
+    """A batch of one QP and of others with other g, of which some may have no solution."""
+    g = np.asarray(args["g"])
+    changes = np.random.default_rng(5).standard_normal((count, len(g)))
+    changes[0] = 0.0
+    return {**args, "g": g + abs(g).max() * changes}
+
+
+@pytest.mark.parametrize("mixture", [random_mixture, random_infeasible_mixture])
+def test_a_batch_finds_what_single_solves_find(mixture: Any) -> None:
+    counts = {True: 0, False: 0}
+    for problem in mixture(np.random.default_rng(11), 60):
+        data = copies(problem.args, 11)
+        batch = nbqp.solve_batch(**data, settings=EPS)
+        for k, g in enumerate(data["g"]):
+            single = nbqp.solve_qp(**{**data, "g": g}, settings=EPS)
+            counts[batch.status[k] is single.status] += 1
+            if batch.status[k] is nbqp.Status.SOLVED:
+                assert batch.primal_residual()[k] <= 1e-9
+                assert batch.dual_residual()[k] <= 1e-9
+                assert batch.duality_gap()[k] <= 1e-9
+    # Which of two ways finds a solution at this accuracy, or a certificate, may differ.
+    assert counts[False] <= 0.01 * counts[True]
+
+
+def test_neighbours_that_are_left_to_the_other_kernel_change_nothing() -> None:
+    """Contradicting, unbounded, invalid and tiny QPs among easy ones."""
+    rng = np.random.default_rng(2)
+    n = 12
+    data = {
+        "H": np.tile(np.eye(n), (24, 1, 1)),
+        "g": rng.standard_normal((24, n)),
+        "C": rng.standard_normal((24, 6, n)),
+        "u": rng.random((24, 6)),
+    }
+    alone = nbqp.solve_batch(**data, settings=EPS)
+    data["C"][1], data["u"][1] = np.vstack([np.eye(n)[:3], -np.eye(n)[:3]]), -1.0
+    data["H"][5] = data["C"][5] = 0.0
+    data["g"][9] = np.nan
+    data["u"][13] *= 1e-12
+    data["g"][17] *= 1e12
+    mixed = nbqp.solve_batch(**data, settings=EPS)
+    assert mixed.status[1] is nbqp.Status.PRIMAL_INFEASIBLE
+    assert mixed.status[5] is nbqp.Status.DUAL_INFEASIBLE
+    assert mixed.status[9] is nbqp.Status.INVALID_DATA
+    others = np.delete(np.arange(24), [1, 5, 9, 13, 17])
+    for name in ("x", "y", "z", "z_box"):
+        np.testing.assert_array_equal(getattr(alone, name)[others], getattr(mixed, name)[others])
+
+
+def test_easy_qps_of_a_batch_end_in_their_lanes() -> None:
+    """No outer step of the other kernel: random strictly convex QPs."""
+    rng = np.random.default_rng(4)
+    C, x0 = rng.standard_normal((100, 20, 20)), rng.standard_normal((100, 20))
+    u = np.einsum("kij,kj->ki", C, x0) + rng.random((100, 20))
+    batch = nbqp.solve_batch(np.eye(20), rng.standard_normal((100, 20)), C=C, u=u, settings=EPS)
+    assert all(status is nbqp.Status.SOLVED for status in batch.status)
+    assert (batch.info.iter_ext == 0).mean() >= 0.98
