@@ -159,8 +159,7 @@ def solve_batch(
     sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
     warm = to_warm_start(warm_start, sizes, qp.batch)
     nonconvex = find_nonconvex(qp, analysis, threads)
-    refused = {NONCONVEX: nonconvex}
-    out, run_time = run_solves(qp, analysis, settings, warm, threads, refused, together=True)
+    out, run_time = run_solves(qp, analysis, settings, warm, threads, {NONCONVEX: nonconvex})
     info = BatchInfo(
         out.iter,
         out.iter_ext,

@@ -39,13 +39,11 @@ def run_solves(
     threads: int | None,
     refused: dict[int, npt.NDArray[np.bool_]] | None = None,
     scaling: Scaling | None = None,
-    together: bool = False,
 ) -> tuple[Output, float]:
     """Solve all samples of `qp`, and time it.
 
     Samples with invalid data, and those that `refused` marks with a status, are not solved: they
-    have NaN throughout. scaling: of the matrices, where it is known. together: eight samples at once,
-    where pattern and settings allow it; their number, which decides on nothing, does not matter.
+    have NaN throughout. scaling: of the matrices, where it is known.
     """
     out = new_output((qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
     for code, samples in {INVALID_DATA: qp.invalid, **(refused or {})}.items():
@@ -57,7 +55,7 @@ def run_solves(
         scaling = shared_or_own_scaling(qp)
     abort = np.zeros(1, dtype=np.int64)
 
-    lanes = together and _fits_lanes(analysis, settings)
+    lanes = fit_lanes(qp, analysis) and _smoothed_from_cold(settings)
 
     def run(begin: int, end: int) -> None:
         arguments = *analysis, data, scaling, warm, options, abort, begin, end, out
@@ -82,11 +80,18 @@ def run_solves(
     return out, time.perf_counter() - start
 
 
-def _fits_lanes(analysis: Analysis, settings: Settings) -> bool:
-    """Whether QPs of a batch are solved side by side: where steps are those of the smoothed phase."""
+def fit_lanes(qp: QP, analysis: Analysis) -> bool:
+    """Whether the samples of a QP are worked on eight at a time.
+
+    That depends on the pattern and not on their number: otherwise a sample's results would, too.
+    """
+    return qp.is_batch and bool(analysis.factor.val_ptr[-1] <= LANES_NNZ)
+
+
+def _smoothed_from_cold(settings: Settings) -> bool:
+    """Whether samples without a warm start begin with the smoothed phase, and have time to end in it."""
     return (
-        analysis.factor.val_ptr[-1] <= LANES_NNZ
-        and settings.method != "semismooth"
+        settings.method != "semismooth"
         and not settings.primal_infeasibility_solving
         and settings.max_iter > MOST_STEPS
     )

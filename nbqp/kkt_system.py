@@ -14,21 +14,19 @@ import numpy.typing as npt
 
 from nbqp.analysis import analyse_qp
 from nbqp.batch import BatchSolution
-from nbqp.execution import shared_or_own_scaling
-from nbqp.kernels.adjoint import (
+from nbqp.execution import fit_lanes, shared_or_own_scaling
+from nbqp.kernels.active import (
     BOTH,
     LOWER,
     NEAR_LOWER,
     NEAR_UPPER,
-    REGULAR,
-    SINGULAR,
-    SKIPPED,
     UPPER,
     VIOLATED_LOWER,
     VIOLATED_UPPER,
     active_sides,
-    solve_kkt_range,
 )
+from nbqp.kernels.adjoint import OPEN, SINGULAR, SKIPPED, solve_kkt_range
+from nbqp.kernels.adjoint_lanes import solve_kkt_lanes_range
 from nbqp.kernels.consistent_adjoint import solve_consistent_range
 from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
 from nbqp.least_norm import LARGEST_DENSE, LeastNormSystem
@@ -179,14 +177,16 @@ def _solve_regular(
     """
     closest = kernel_array(closest, np.bool_)
     found = Adjoint(Point(*(np.zeros_like(part) for part in r)), np.zeros_like(r.x))
-    code = np.full(qp.batch, REGULAR, dtype=np.int64)
+    code = np.full(qp.batch, OPEN, dtype=np.int64)
     code[skip] = SKIPPED
     analysis, data, scaling = analyse_qp(qp), qp.data(), shared_or_own_scaling(qp)
+    lanes = fit_lanes(qp, analysis)
 
     def run(begin: int, end: int) -> None:
-        solve_kkt_range(
-            *analysis, data, scaling, *active, r, r_s, closest, adjoint, begin, end, *found, code
-        )
+        matrices = *analysis, data, scaling
+        if lanes:
+            solve_kkt_lanes_range(*matrices, *active, r, r_s, closest, begin, end, found.b, code)
+        solve_kkt_range(*matrices, *active, r, r_s, closest, adjoint, begin, end, *found, code)
 
     split_range(run, qp.batch, thread_count(qp.batch, None))
     return found, code

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from nbqp.kernels.adjoint import ABSENT, BOTH, LOWER, UPPER, VIOLATED_LOWER, VIOLATED_UPPER
+from nbqp.kernels.active import ABSENT, BOTH, LOWER, UPPER, VIOLATED_LOWER, VIOLATED_UPPER
 from nbqp.kernels.structure import Floats, Ints
 
 RCOND = 1e-10

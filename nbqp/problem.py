@@ -164,6 +164,8 @@ class QP:
         Variables, rows of A, rows of C.
     batch : int
         Samples; 1 where no datum has a batch axis.
+    is_batch : bool
+        Whether data may have a batch axis, even if none has.
     H, A, C : SparseMatrix
         Copies; an absent H has no entries, an absent A or C no rows.
     g, b, l, u, lb, ub : (1 or batch, size) float64
@@ -221,6 +223,7 @@ class QP:
         self._require_partners(given)
         self._set_vectors(given, batch)
         self.batch = self._batch_size()
+        self.is_batch = batch
         self._batched = {
             name for name, value in given.items() if np.ndim(value) == (3 if name in "HAC" else 2)
         }

@@ -1,4 +1,4 @@
-"""The linear system of the derivatives: which rows hold, and a solve with their KKT matrix.
+"""The linear system of the derivatives: a solve with the KKT matrix of the rows that hold (`active`).
 
 With J the active rows of M = (C; I), A's rows always active,
 
@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbqp.kernels.active import is_active, may_shift
 from nbqp.kernels.csc import add_product, add_transposed_product
-from nbqp.kernels.dense import largest
+from nbqp.kernels.dense import copy, largest
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.kkt import (
     DECOUPLED,
@@ -28,6 +29,7 @@ from nbqp.kernels.kkt import (
     refine_unregularised,
     solve_regularised,
 )
+from nbqp.kernels.number import maximum, where
 from nbqp.kernels.scaling import (
     copy_scaling,
     scale_cost,
@@ -38,29 +40,11 @@ from nbqp.kernels.scaling import (
 from nbqp.kernels.state import new_iterate, new_problem, new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
 
-# What an inequality row or a bound does at a solution: it holds on to a side, it is inactive, with
-# one side nearer than the other, both its sides coincide, or both are infinite.
-LOWER = -1
-UPPER = 1
-NEAR_LOWER = -2
-NEAR_UPPER = 2
-BOTH = 3
-ABSENT = 0
-# A row of a closest feasible QP whose side is shifted.
-VIOLATED_LOWER = -4
-VIOLATED_UPPER = 4
-
-# Of a sample whose largest shift is near the tolerance for sides, shifts above this share of the largest
-# one are shifts too; otherwise those above the tolerance, below which the accuracy of x makes some.
-SHIFTED = 0.1
-
-# A multiplier below this share of the distance to its side counts as none.
-NEGLIGIBLE_SHARE = 1e-6
-
-# What a solve ended with.
+# What a solve ended with, that it is not to be done, and that it is still to be done.
 REGULAR = 0
 SINGULAR = 1
 SKIPPED = 2
+OPEN = 3
 
 # What null vectors of K have: none exists, rows of V alone, or anything else.
 NO_NULL = 0
@@ -91,95 +75,33 @@ SETTLED = 1e-9
 
 
 @kernel
-def _side(value, low, high, z, s, tolerance, shifted):
-    """The side that a row holds on to: Pi_1 = 1{[t]_- + z >= 0}, t = v - side.
-
-    At a solution t or z is 0. Unless z is next to nothing beside it, that is t, however large a loose
-    tolerance or the units have left it; a row with z = 0 counts where |t| is within `tolerance`.
-    value: of the row, less its shift s, which is one above `shifted`.
-    """
-    if low == high:
-        return BOTH
-    if low == -np.inf and high == np.inf:
-        return ABSENT
-    if s > shifted:
-        return VIOLATED_UPPER
-    if s < -shifted:
-        return VIOLATED_LOWER
-    to_low = value - low
-    to_high = high - value
-    if z > 0.0 or (z == 0.0 and to_high < to_low):
-        return UPPER if z >= NEGLIGIBLE_SHARE * to_high or tolerance >= to_high else NEAR_UPPER
-    return LOWER if -z >= NEGLIGIBLE_SHARE * to_low or tolerance >= to_low else NEAR_LOWER
-
-
-@entry
-def active_sides(pattern, data, point, shifts, tolerance, side, side_box):
-    """Sides of all samples: side (batch, n_in), side_box (batch, n), int64, are overwritten.
-
-    A row that is weakly active (t = 0 = z, up to tolerance[k]) counts as active.
-    """
-    n_in = pattern.n_in
-    value = np.empty(n_in)
-    for k in range(len(side_box)):
-        C = sample(data.C, k)
-        x = point.x[k]
-        size = max(largest(shifts.s_e[k]), largest(shifts.s_i[k]), largest(shifts.s_box[k]))
-        shifted = min(tolerance[k], SHIFTED * size)
-        for i in range(n_in):
-            value[i] = -shifts.s_i[k, i]
-        add_product(pattern.Cp, pattern.Ci, C, x, value)
-        l = sample(data.l, k)
-        u = sample(data.u, k)
-        lb = sample(data.lb, k)
-        ub = sample(data.ub, k)
-        for i in range(n_in):
-            s = shifts.s_i[k, i]
-            side[k, i] = _side(value[i], l[i], u[i], point.z[k, i], s, tolerance[k], shifted)
-        for j in range(pattern.n):
-            s = shifts.s_box[k, j]
-            side_box[k, j] = _side(
-                x[j] - s, lb[j], ub[j], point.z_box[k, j], s, tolerance[k], shifted
-            )
+def set_active_weights(side, side_box, w):
+    """Fill w (n_in + n): active rows are equations, active bounds fix their variables."""
+    n_in = len(side)
+    for i in range(n_in):
+        w[i] = REGULARISATION if is_active(side[i]) else np.inf
+    for j in range(len(side_box)):
+        w[n_in + j] = 1.0 / DECOUPLED if is_active(side_box[j]) else np.inf
 
 
 @kernel
-def may_shift(side):
-    """Whether the row belongs to V."""
-    return side == BOTH or side == VIOLATED_LOWER or side == VIOLATED_UPPER
+def factor_kkt(pattern, factor, entries, problem, system):
+    """Factorise the KKT matrix of the rows that system.w holds, with REGULARISATION on its diagonal.
 
-
-@kernel
-def _active(side):
-    return side == LOWER or side == UPPER or may_shift(side)
-
-
-@kernel
-def _factor_kkt(pattern, factor, entries, problem, side, side_box, system):
-    """Factorise the KKT matrix of the active set with REGULARISATION, signed, on its diagonal.
-
-    rho, mu_e, w and the factor of the system are overwritten. Returns whether all pivots had their
-    signs.
+    rho, mu_e and the factor of the system are overwritten. Returns how many pivots had the wrong sign.
     """
-    n_in = pattern.n_in
-    w = system.w
     system.rho[0] = REGULARISATION
     system.mu_e[:] = REGULARISATION
-    for i in range(n_in):
-        w[i] = REGULARISATION if _active(side[i]) else np.inf
-    for j in range(pattern.n):
-        w[n_in + j] = 1.0 / DECOUPLED if _active(side_box[j]) else np.inf
-    H = problem.H
-    return factor_system(pattern, factor, entries, H, problem.A, problem.C, system) == 0
+    return factor_system(pattern, factor, entries, problem.H, problem.A, problem.C, system)
 
 
 @kernel
-def _null_space_kind(pattern, factor, problem, side, side_box, system):
-    """Which null vectors K has beside its regularisation R.
+def find_null_vector(pattern, factor, system):
+    """Which vectors keep their size: null vectors of K, beside its regularisation R.
 
-    Two steps w <- (K + R)^-1 R w from a fixed vector: w keeps its size where K w = 0, and shrinks
-    by R over the smallest singular value elsewhere. The system's right-hand side, solution and e1 are
-    overwritten.
+    Two steps d <- (K + R)^-1 R d from a fixed vector: d keeps its size where K d = 0, and shrinks
+    by R over the smallest singular value elsewhere. Returns the size before and after the second one;
+    the system's right-hand side and solution are overwritten by it.
     """
     n = pattern.n
     n_eq = pattern.n_eq
@@ -188,7 +110,9 @@ def _null_space_kind(pattern, factor, problem, side, side_box, system):
     dx = system.dx
     dy = system.dy
     dz = system.dz
-    e1 = system.e1
+    r1 = system.r1
+    r2 = system.r2
+    r3 = system.r3
     state = 0.5
     for j in range(n):
         state = (state + GOLDEN) % 1.0
@@ -200,38 +124,51 @@ def _null_space_kind(pattern, factor, problem, side, side_box, system):
         state = (state + GOLDEN) % 1.0
         dz[i] = 1.0 - 2.0 * state
     size = 1.0
-    elsewhere = 1.0
     previous = 1.0
     for _ in range(2):
         for j in range(n):
-            system.r1[j] = 0.0 if w[n_in + j] < DECOUPLED else REGULARISATION * dx[j]
-            system.r3[n_in + j] = 0.0
+            fixed = w[n_in + j] < DECOUPLED
+            r1[j] = where(fixed, 0.0, REGULARISATION * dx[j])
+            r3[n_in + j] = 0.0
         for i in range(n_eq):
-            system.r2[i] = -REGULARISATION * dy[i]
+            r2[i] = -REGULARISATION * dy[i]
         for i in range(n_in):
-            system.r3[i] = -REGULARISATION * dz[i] if w[i] < DECOUPLED else 0.0
+            r3[i] = where(w[i] < DECOUPLED, -REGULARISATION * dz[i], 0.0)
         solve_regularised(pattern, factor, system)
         previous = size
         size = largest(dy)
-        elsewhere = 0.0
         for i in range(n_in):
-            if w[i] < DECOUPLED:
-                size = max(size, abs(dz[i]))
-                if not may_shift(side[i]):
-                    elsewhere = max(elsewhere, abs(dz[i]))
+            size = maximum(size, where(w[i] < DECOUPLED, abs(dz[i]), 0.0))
         for j in range(n):
-            if not w[n_in + j] < DECOUPLED:
-                elsewhere = max(elsewhere, abs(dx[j]))
-        size = max(size, elsewhere)
+            size = maximum(size, where(w[n_in + j] < DECOUPLED, 0.0, abs(dx[j])))
+    return previous, size
+
+
+@kernel
+def _null_space_kind(pattern, factor, problem, side, side_box, system):
+    """Which null vectors K has; the system's right-hand side, solution and e1 are overwritten."""
+    n = pattern.n
+    n_in = pattern.n_in
+    w = system.w
+    dx = system.dx
+    dz = system.dz
+    e1 = system.e1
+    previous, size = find_null_vector(pattern, factor, system)
     if not size > KEPT * previous:
         return NO_NULL
+    elsewhere = 0.0
+    for i in range(n_in):
+        if w[i] < DECOUPLED and not may_shift(side[i]):
+            elsewhere = max(elsewhere, abs(dz[i]))
     # Multipliers of active bounds follow from the rows of H, A and C.
     e1[:] = 0.0
     add_transposed_product(pattern.Hp, pattern.Hi, problem.H, dx, e1)
-    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, dy, e1)
+    add_transposed_product(pattern.Ap, pattern.Ai, problem.A, system.dy, e1)
     add_transposed_product(pattern.Cp, pattern.Ci, problem.C, dz, e1)
     for j in range(n):
-        if w[n_in + j] < DECOUPLED and not may_shift(side_box[j]):
+        if not w[n_in + j] < DECOUPLED:
+            elsewhere = max(elsewhere, abs(dx[j]))
+        elif not may_shift(side_box[j]):
             elsewhere = max(elsewhere, abs(e1[j]))
     return NULL_IN_V if elsewhere <= NEGLIGIBLE * size else NULL_ELSEWHERE
 
@@ -317,6 +254,72 @@ def _project_multipliers(
     return settled
 
 
+@kernel
+def scale_for_adjoint(pattern, scaling, H, A, C, problem):
+    """Fill the matrices, scales and units of `problem`: those of the QP with g = 0."""
+    copy_scaling(pattern, scaling, H, A, C, problem)
+    problem.g[:] = 0.0
+    c = scale_cost(pattern, H, problem.g, problem.D)
+    scale_matrices(pattern, H, A, C, c, problem)
+    set_units(pattern, problem)
+
+
+@kernel
+def set_right_side(pattern, problem, A, C, side, side_box, r, r_s, k, r1, r2, r3):
+    """Fill the scaled right-hand side r1 (n), r2 (n_eq), r3 (n_in + n) of sample k.
+
+    A, C: its values in the user's units; problem: the scaled one.
+    """
+    n_in = pattern.n_in
+    c = problem.cost[0]
+    D = problem.D
+    E = problem.E
+    F = problem.F
+    for j in range(pattern.n):
+        r1[j] = r.x[k, j]
+        if may_shift(side_box[j]):
+            r1[j] += r_s.s_box[k, j]
+        r3[n_in + j] = r.z_box[k, j] / D[j] if is_active(side_box[j]) else 0.0
+    for i in range(n_in):
+        r3[i] = r_s.s_i[k, i] if may_shift(side[i]) else 0.0
+    add_transposed_product(pattern.Ap, pattern.Ai, A, r_s.s_e[k], r1)
+    add_transposed_product(pattern.Cp, pattern.Ci, C, r3, r1)
+    for j in range(pattern.n):
+        r1[j] *= c * D[j]
+    for i in range(pattern.n_eq):
+        r2[i] = E[i] * r.y[k, i]
+    for i in range(n_in):
+        r3[i] = F[i] * r.z[k, i] if is_active(side[i]) else 0.0
+
+
+@kernel
+def write_solution(pattern, problem, side_box, r3, point, solution, k):
+    """Write the solution of a system, `point` in scaled units, as sample k; variables on bounds are r3."""
+    n_in = pattern.n_in
+    for j in range(pattern.n):
+        if is_active(side_box[j]):
+            point.x[j] = r3[n_in + j]
+    y = solution.y[k]
+    z = solution.z[k]
+    unscale_point(pattern, problem, point, solution.x[k], y, z, solution.z_box[k])
+
+
+@kernel
+def subtract_shift_losses(side, side_box, r_s, solution, k):
+    """Add dL/ds = -r_s to the multipliers of V."""
+    y = solution.y[k]
+    z = solution.z[k]
+    z_box = solution.z_box[k]
+    for i in range(len(y)):
+        y[i] -= r_s.s_e[k, i]
+    for i in range(len(z)):
+        if may_shift(side[i]):
+            z[i] -= r_s.s_i[k, i]
+    for j in range(len(z_box)):
+        if may_shift(side_box[j]):
+            z_box[j] -= r_s.s_box[k, j]
+
+
 @entry
 def solve_kkt_range(
     pattern_values,
@@ -336,7 +339,7 @@ def solve_kkt_range(
     b4,
     code,
 ):
-    """Solve the system of samples begin..end-1.
+    """Solve the system of those of the samples begin..end-1 whose code is OPEN.
 
     data: `Data`, of which H, A, C are read. scaling: `Scaling`, (0, .) to find one for each
     sample. side (batch, n_in), side_box (batch, n): from `active_sides`. r: `Point` of right-hand
@@ -345,81 +348,59 @@ def solve_kkt_range(
     samples with null vectors are left to the caller. All these are not modified.
 
     Rows of solution, a `Point` with b2 for its multipliers, of b4 (batch, n) and of code (batch) are
-    overwritten: REGULAR, or SINGULAR where the answer is not unique or none exists; samples whose
-    code is SKIPPED are left alone.
+    overwritten: REGULAR, or SINGULAR where the answer is not unique or none exists.
     """
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
-    n = pattern.n
-    n_eq = pattern.n_eq
-    n_in = pattern.n_in
     problem = new_problem(0.0, pattern)
     system = new_system(0.0, pattern, factor)
     point = new_iterate(0.0, pattern)
     rows = new_iterate(0.0, pattern)
-    zero = np.zeros(n)
     no_H = np.zeros(len(pattern.Hi))
-    r_x = np.empty(n)
-    r_V = np.empty(n_in)
-    D = problem.D
-    E = problem.E
-    F = problem.F
     scaled = False
-    c = 1.0
     for k in range(begin, end):
-        if code[k] == SKIPPED:
+        if code[k] != OPEN:
             continue
         code[k] = SINGULAR
         if closest[k] and not adjoint:
             continue
-        H = sample(data.H, k)
         A = sample(data.A, k)
         C = sample(data.C, k)
         if len(scaling.D) == 0 or not scaled:
             # A shared scaling belongs to matrices that are shared: the first sample's serve all.
-            copy_scaling(pattern, scaling, H, A, C, problem)
-            c = scale_cost(pattern, H, zero, D)
-            scale_matrices(pattern, H, A, C, c, problem)
-            set_units(pattern, problem)
+            scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, problem)
             scaled = True
-        for i in range(n_in):
-            r_V[i] = r_s.s_i[k, i] if may_shift(side[k, i]) else 0.0
-        for j in range(n):
-            r_x[j] = r.x[k, j]
-            if may_shift(side_box[k, j]):
-                r_x[j] += r_s.s_box[k, j]
-        add_transposed_product(pattern.Ap, pattern.Ai, A, r_s.s_e[k], r_x)
-        add_transposed_product(pattern.Cp, pattern.Ci, C, r_V, r_x)
-        if not _factor_kkt(pattern, factor, entries, problem, side[k], side_box[k], system):
+        set_active_weights(side[k], side_box[k], system.w)
+        if factor_kkt(pattern, factor, entries, problem, system) > 0:
             continue
         null = _null_space_kind(pattern, factor, problem, side[k], side_box[k], system)
         if null == NULL_ELSEWHERE or (null == NULL_IN_V and not adjoint):
             continue
-        for j in range(n):
-            system.r1[j] = c * D[j] * r_x[j]
-            system.r3[n_in + j] = r.z_box[k, j] / D[j] if _active(side_box[k, j]) else 0.0
-        for i in range(n_eq):
-            system.r2[i] = E[i] * r.y[k, i]
-        for i in range(n_in):
-            system.r3[i] = F[i] * r.z[k, i] if _active(side[k, i]) else 0.0
+        set_right_side(
+            pattern,
+            problem,
+            A,
+            C,
+            side[k],
+            side_box[k],
+            r,
+            r_s,
+            k,
+            system.r1,
+            system.r2,
+            system.r3,
+        )
         error = refine_unregularised(
             pattern, factor, problem.H, problem.A, problem.C, system, REFINED, REFINEMENTS
         )
         if not error <= ACCEPTED:
             continue
         code[k] = REGULAR
-        for j in range(n):
-            point.x[j] = system.r3[n_in + j] if _active(side_box[k, j]) else system.dx[j]
-            point.z[n_in + j] = system.dz[n_in + j]
-        for i in range(n_eq):
-            point.y[i] = system.dy[i]
-        for i in range(n_in):
-            point.z[i] = system.dz[i]
-        y = solution.y[k]
-        z = solution.z[k]
-        z_box = solution.z_box[k]
-        unscale_point(pattern, problem, point, solution.x[k], y, z, z_box)
+        copy(system.dx, point.x)
+        copy(system.dy, point.y)
+        copy(system.dz, point.z)
+        write_solution(pattern, problem, side_box[k], system.r3, point, solution, k)
         if closest[k] or null == NULL_IN_V:
             settled = _project_multipliers(
                 pattern,
@@ -432,21 +413,15 @@ def solve_kkt_range(
                 system,
                 point,
                 rows,
-                y,
-                z,
-                z_box,
+                solution.y[k],
+                solution.z[k],
+                solution.z_box[k],
                 b4[k],
             )
             if not settled:
                 code[k] = SINGULAR
                 continue
-        for i in range(n_eq):
-            y[i] -= r_s.s_e[k, i]
-        for i in range(n_in):
-            z[i] -= r_V[i]
-        for j in range(n):
-            if may_shift(side_box[k, j]):
-                z_box[j] -= r_s.s_box[k, j]
+        subtract_shift_losses(side[k], side_box[k], r_s, solution, k)
 
 
 @entry

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.adjoint import ABSENT, LOWER, REGULAR, SINGULAR, UPPER, may_shift
+from nbqp.kernels.active import ABSENT, LOWER, UPPER, may_shift
+from nbqp.kernels.adjoint import REGULAR, SINGULAR
 from nbqp.kernels.dense import axpy, copy, dot, largest
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.orthogonal import least_norm, triangularise

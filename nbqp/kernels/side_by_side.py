@@ -15,6 +15,7 @@ import numpy as np
 from nbqp.kernels.barrier import sides
 from nbqp.kernels.feasible import LEAST_LOOSE, TIGHTER
 from nbqp.kernels.jit import entry, kernel
+from nbqp.kernels.lanes import move, put, take
 from nbqp.kernels.number import lanes_of, zeros
 from nbqp.kernels.proxqp import AIM, aim_at, starts_cold
 from nbqp.kernels.residuals import exact_residuals, set_tolerances, worst_ratio
@@ -78,48 +79,23 @@ def _new_lanes():
 
 
 @kernel
-def _put(values, vectors, lane):
-    """Copy doubles to a lane of vectors."""
-    lanes = lanes_of(vectors)
-    for i in range(len(values)):
-        lanes[WIDTH * i + lane] = values[i]
-
-
-@kernel
-def _take(vectors, lane, values):
-    """Copy a lane of vectors to doubles."""
-    lanes = lanes_of(vectors)
-    for i in range(len(values)):
-        values[i] = lanes[WIDTH * i + lane]
-
-
-@kernel
-def _move(source, lane, target, into):
-    """Copy a lane of vectors to a lane of others."""
-    values = lanes_of(source)
-    lanes = lanes_of(target)
-    for i in range(len(source)):
-        lanes[WIDTH * i + into] = values[WIDTH * i + lane]
-
-
-@kernel
 def _put_problem(problem, wide, lane, with_rows):
     """Copy a scaled QP to a lane; with_rows: A and C as well."""
-    _put(problem.H, wide.H, lane)
+    put(problem.H, wide.H, lane)
     if with_rows:
-        _put(problem.A, wide.A, lane)
-        _put(problem.C, wide.C, lane)
-    _put(problem.g, wide.g, lane)
-    _put(problem.b, wide.b, lane)
-    _put(problem.lo, wide.lo, lane)
-    _put(problem.hi, wide.hi, lane)
-    _put(problem.D, wide.D, lane)
-    _put(problem.E, wide.E, lane)
-    _put(problem.F, wide.F, lane)
-    _put(problem.unit_e, wide.unit_e, lane)
-    _put(problem.unit, wide.unit, lane)
-    _put(problem.unit_d, wide.unit_d, lane)
-    _put(problem.cost, wide.cost, lane)
+        put(problem.A, wide.A, lane)
+        put(problem.C, wide.C, lane)
+    put(problem.g, wide.g, lane)
+    put(problem.b, wide.b, lane)
+    put(problem.lo, wide.lo, lane)
+    put(problem.hi, wide.hi, lane)
+    put(problem.D, wide.D, lane)
+    put(problem.E, wide.E, lane)
+    put(problem.F, wide.F, lane)
+    put(problem.unit_e, wide.unit_e, lane)
+    put(problem.unit, wide.unit, lane)
+    put(problem.unit_d, wide.unit_d, lane)
+    put(problem.cost, wide.cost, lane)
 
 
 @kernel
@@ -127,39 +103,39 @@ def _move_qp(waiting, lane, wide, into, with_rows):
     """Move a QP that has been started, its point and what has been measured of it, to another lane."""
     problem = waiting.problem
     target = wide.problem
-    _move(problem.H, lane, target.H, into)
+    move(problem.H, lane, target.H, into)
     if with_rows:
-        _move(problem.A, lane, target.A, into)
-        _move(problem.C, lane, target.C, into)
-    _move(problem.g, lane, target.g, into)
-    _move(problem.b, lane, target.b, into)
-    _move(problem.lo, lane, target.lo, into)
-    _move(problem.hi, lane, target.hi, into)
-    _move(problem.lo, lane, wide.norm.lo, into)
-    _move(problem.hi, lane, wide.norm.hi, into)
-    _move(problem.D, lane, target.D, into)
-    _move(problem.E, lane, target.E, into)
-    _move(problem.F, lane, target.F, into)
-    _move(problem.unit_e, lane, target.unit_e, into)
-    _move(problem.unit, lane, target.unit, into)
-    _move(problem.unit_d, lane, target.unit_d, into)
-    _move(problem.cost, lane, target.cost, into)
-    _move(waiting.it.x, lane, wide.it.x, into)
-    _move(waiting.it.y, lane, wide.it.y, into)
-    _move(waiting.it.z, lane, wide.it.z, into)
-    _move(waiting.it.dual, lane, wide.it.dual, into)
-    _move(waiting.it.e, lane, wide.it.e, into)
-    _move(waiting.it.v, lane, wide.it.v, into)
-    _move(waiting.barrier.s_lo, lane, wide.barrier.s_lo, into)
-    _move(waiting.barrier.z_lo, lane, wide.barrier.z_lo, into)
-    _move(waiting.barrier.s_hi, lane, wide.barrier.s_hi, into)
-    _move(waiting.barrier.z_hi, lane, wide.barrier.z_hi, into)
-    _move(waiting.system.rho, lane, wide.system.rho, into)
-    _move(waiting.system.mu_e, lane, wide.system.mu_e, into)
-    _move(waiting.work.mu, lane, wide.work.mu, into)
-    _move(waiting.work.res, lane, wide.work.res, into)
-    _move(waiting.work.tol, lane, wide.work.tol, into)
-    _move(waiting.work.lowest, lane, wide.work.lowest, into)
+        move(problem.A, lane, target.A, into)
+        move(problem.C, lane, target.C, into)
+    move(problem.g, lane, target.g, into)
+    move(problem.b, lane, target.b, into)
+    move(problem.lo, lane, target.lo, into)
+    move(problem.hi, lane, target.hi, into)
+    move(problem.lo, lane, wide.norm.lo, into)
+    move(problem.hi, lane, wide.norm.hi, into)
+    move(problem.D, lane, target.D, into)
+    move(problem.E, lane, target.E, into)
+    move(problem.F, lane, target.F, into)
+    move(problem.unit_e, lane, target.unit_e, into)
+    move(problem.unit, lane, target.unit, into)
+    move(problem.unit_d, lane, target.unit_d, into)
+    move(problem.cost, lane, target.cost, into)
+    move(waiting.it.x, lane, wide.it.x, into)
+    move(waiting.it.y, lane, wide.it.y, into)
+    move(waiting.it.z, lane, wide.it.z, into)
+    move(waiting.it.dual, lane, wide.it.dual, into)
+    move(waiting.it.e, lane, wide.it.e, into)
+    move(waiting.it.v, lane, wide.it.v, into)
+    move(waiting.barrier.s_lo, lane, wide.barrier.s_lo, into)
+    move(waiting.barrier.z_lo, lane, wide.barrier.z_lo, into)
+    move(waiting.barrier.s_hi, lane, wide.barrier.s_hi, into)
+    move(waiting.barrier.z_hi, lane, wide.barrier.z_hi, into)
+    move(waiting.system.rho, lane, wide.system.rho, into)
+    move(waiting.system.mu_e, lane, wide.system.mu_e, into)
+    move(waiting.work.mu, lane, wide.work.mu, into)
+    move(waiting.work.res, lane, wide.work.res, into)
+    move(waiting.work.tol, lane, wide.work.tol, into)
+    move(waiting.work.lowest, lane, wide.work.lowest, into)
 
 
 @kernel
@@ -167,24 +143,24 @@ def _take_point(wide, lane, ws):
     """Copy a point, its products and what its residuals are measured by, without the matrices."""
     problem = wide.problem
     target = ws.problem
-    _take(problem.g, lane, target.g)
-    _take(problem.b, lane, target.b)
-    _take(wide.norm.lo, lane, target.lo)
-    _take(wide.norm.hi, lane, target.hi)
-    _take(problem.D, lane, target.D)
-    _take(problem.E, lane, target.E)
-    _take(problem.F, lane, target.F)
-    _take(problem.unit_e, lane, target.unit_e)
-    _take(problem.unit, lane, target.unit)
-    _take(problem.unit_d, lane, target.unit_d)
-    _take(problem.cost, lane, target.cost)
-    _take(wide.it.x, lane, ws.it.x)
-    _take(wide.it.y, lane, ws.it.y)
-    _take(wide.it.z, lane, ws.it.z)
-    _take(wide.it.Hx, lane, ws.it.Hx)
-    _take(wide.it.dual, lane, ws.it.dual)
-    _take(wide.it.e, lane, ws.it.e)
-    _take(wide.it.v, lane, ws.it.v)
+    take(problem.g, lane, target.g)
+    take(problem.b, lane, target.b)
+    take(wide.norm.lo, lane, target.lo)
+    take(wide.norm.hi, lane, target.hi)
+    take(problem.D, lane, target.D)
+    take(problem.E, lane, target.E)
+    take(problem.F, lane, target.F)
+    take(problem.unit_e, lane, target.unit_e)
+    take(problem.unit, lane, target.unit)
+    take(problem.unit_d, lane, target.unit_d)
+    take(problem.cost, lane, target.cost)
+    take(wide.it.x, lane, ws.it.x)
+    take(wide.it.y, lane, ws.it.y)
+    take(wide.it.z, lane, ws.it.z)
+    take(wide.it.Hx, lane, ws.it.Hx)
+    take(wide.it.dual, lane, ws.it.dual)
+    take(wide.it.e, lane, ws.it.e)
+    take(wide.it.v, lane, ws.it.v)
 
 
 @kernel
@@ -239,16 +215,16 @@ def _hold_active_sides(wide, lane, lanes):
             side = hi[i] if upper else lo[i]
             lo[i] = side if lower or upper else -np.inf
             hi[i] = side if lower or upper else np.inf
-    _move(wide.it.x, lane, wide.saved.x, lane)
-    _move(wide.it.y, lane, wide.saved.y, lane)
-    _move(wide.it.z, lane, wide.saved.z, lane)
-    _move(wide.it.dual, lane, wide.saved.dual, lane)
-    _move(wide.it.e, lane, wide.saved.e, lane)
-    _move(wide.it.v, lane, wide.saved.v, lane)
-    _move(wide.work.res, lane, lanes.kept_res, lane)
-    _move(wide.work.tol, lane, lanes.kept_tol, lane)
+    move(wide.it.x, lane, wide.saved.x, lane)
+    move(wide.it.y, lane, wide.saved.y, lane)
+    move(wide.it.z, lane, wide.saved.z, lane)
+    move(wide.it.dual, lane, wide.saved.dual, lane)
+    move(wide.it.e, lane, wide.saved.e, lane)
+    move(wide.it.v, lane, wide.saved.v, lane)
+    move(wide.work.res, lane, lanes.kept_res, lane)
+    move(wide.work.tol, lane, lanes.kept_tol, lane)
     # Only errors within the tolerances will do.
-    _move(wide.work.tol, lane, wide.work.res, lane)
+    move(wide.work.tol, lane, wide.work.res, lane)
     lanes.kept_total[lane] = lanes.total[lane]
     lanes.kept_count[lane] = lanes.count[lane]
     lanes.count[lane] = 0.0
@@ -258,16 +234,16 @@ def _hold_active_sides(wide, lane, lanes):
 @kernel
 def _go_back(wide, lane, lanes):
     """Undo `_hold_active_sides` and the step since; the next attempt is at a tighter tolerance."""
-    _move(wide.norm.lo, lane, wide.problem.lo, lane)
-    _move(wide.norm.hi, lane, wide.problem.hi, lane)
-    _move(wide.saved.x, lane, wide.it.x, lane)
-    _move(wide.saved.y, lane, wide.it.y, lane)
-    _move(wide.saved.z, lane, wide.it.z, lane)
-    _move(wide.saved.dual, lane, wide.it.dual, lane)
-    _move(wide.saved.e, lane, wide.it.e, lane)
-    _move(wide.saved.v, lane, wide.it.v, lane)
-    _move(lanes.kept_res, lane, wide.work.res, lane)
-    _move(lanes.kept_tol, lane, wide.work.tol, lane)
+    move(wide.norm.lo, lane, wide.problem.lo, lane)
+    move(wide.norm.hi, lane, wide.problem.hi, lane)
+    move(wide.saved.x, lane, wide.it.x, lane)
+    move(wide.saved.y, lane, wide.it.y, lane)
+    move(wide.saved.z, lane, wide.it.z, lane)
+    move(wide.saved.dual, lane, wide.it.dual, lane)
+    move(wide.saved.e, lane, wide.it.e, lane)
+    move(wide.saved.v, lane, wide.it.v, lane)
+    move(lanes.kept_res, lane, wide.work.res, lane)
+    move(lanes.kept_tol, lane, wide.work.tol, lane)
     lanes.total[lane] = lanes.kept_total[lane]
     lanes.count[lane] = lanes.kept_count[lane]
     lanes.loose[lane] = max(LEAST_LOOSE, TIGHTER * lanes.loose[lane])

@@ -9,18 +9,17 @@ import pytest
 import scipy.sparse.linalg
 
 import nbqp
-from nbqp.kernels.adjoint import (
+from nbqp.kernels.active import (
     ABSENT,
     BOTH,
     LOWER,
     NEAR_LOWER,
     NEAR_UPPER,
-    REGULAR,
-    SINGULAR,
     UPPER,
     VIOLATED_LOWER,
     VIOLATED_UPPER,
 )
+from nbqp.kernels.adjoint import REGULAR, SINGULAR
 from nbqp.kernels.consistent_adjoint import solve_consistent_range
 from nbqp.kernels.jit import entry
 from nbqp.kernels.orthogonal import least_norm, triangularise

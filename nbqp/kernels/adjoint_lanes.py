@@ -1,0 +1,149 @@
+"""The systems of `adjoint` eight at once, each in a lane of vectors: regular ones, without shifts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nbqp.kernels.adjoint import (
+    ACCEPTED,
+    KEPT,
+    OPEN,
+    REFINED,
+    REFINEMENTS,
+    REGULAR,
+    factor_kkt,
+    find_null_vector,
+    scale_for_adjoint,
+    set_active_weights,
+    set_right_side,
+    subtract_shift_losses,
+    write_solution,
+)
+from nbqp.kernels.jit import entry, kernel
+from nbqp.kernels.kkt import refine_unregularised
+from nbqp.kernels.lanes import put, take
+from nbqp.kernels.state import new_iterate, new_problem, new_system
+from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
+from nbqp.kernels.vector import WIDTH, splat, store
+
+
+@kernel
+def _put_scaled(problem, wide, lane):
+    """Copy the matrices of a scaled QP, and what takes its solution to the user's units, to a lane."""
+    put(problem.H, wide.H, lane)
+    put(problem.A, wide.A, lane)
+    put(problem.C, wide.C, lane)
+    put(problem.D, wide.D, lane)
+    put(problem.E, wide.E, lane)
+    put(problem.F, wide.F, lane)
+    put(problem.cost, wide.cost, lane)
+
+
+@kernel
+def _take_scales(wide, lane, problem):
+    """The inverse of `_put_scaled`, without the matrices."""
+    take(wide.D, lane, problem.D)
+    take(wide.E, lane, problem.E)
+    take(wide.F, lane, problem.F)
+    take(wide.cost, lane, problem.cost)
+
+
+@entry
+def solve_kkt_lanes_range(
+    pattern_values,
+    factor_values,
+    entries_values,
+    data,
+    scaling,
+    side,
+    side_box,
+    r,
+    r_s,
+    closest,
+    begin,
+    end,
+    solution,
+    code,
+):
+    """Solve the systems of those of the samples begin..end-1 that are OPEN and have a regular matrix.
+
+    Arguments as those of `adjoint.solve_kkt_range`, to which the others are left, OPEN.
+    """
+    pattern = PatternReference(*pattern_values)
+    factor = FactorReference(*factor_values)
+    entries = EntriesReference(*entries_values)
+    m = pattern.n_in + pattern.n
+    problem = new_problem(0.0, pattern)
+    point = new_iterate(0.0, pattern)
+    wide = new_problem(splat(0.0), pattern)
+    system = new_system(splat(0.0), pattern, factor)
+    w = np.empty(m)
+    r1 = np.empty((WIDTH, pattern.n))
+    r2 = np.empty((WIDTH, pattern.n_eq))
+    r3 = np.empty((WIDTH, m))
+    members = np.empty(WIDTH, dtype=np.int64)
+    replaced = np.empty(WIDTH)
+    before = np.empty(WIDTH)
+    after = np.empty(WIDTH)
+    error = np.empty(WIDTH)
+    own = len(scaling.D) == 0
+    full = False
+    following = begin
+    while following < end:
+        count = 0
+        while count < WIDTH and following < end:
+            k = following
+            following += 1
+            if code[k] != OPEN or closest[k]:
+                continue
+            A = sample(data.A, k)
+            C = sample(data.C, k)
+            if own or not full:
+                # A shared scaling belongs to matrices that are shared.
+                scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, problem)
+                _put_scaled(problem, wide, count)
+            set_active_weights(side[k], side_box[k], w)
+            put(w, system.w, count)
+            set_right_side(
+                pattern,
+                problem,
+                A,
+                C,
+                side[k],
+                side_box[k],
+                r,
+                r_s,
+                k,
+                r1[count],
+                r2[count],
+                r3[count],
+            )
+            members[count] = k
+            count += 1
+        if count == 0:
+            break
+        full = full or count == WIDTH
+        store(replaced, 0, factor_kkt(pattern, factor, entries, wide, system))
+        previous, size = find_null_vector(pattern, factor, system)
+        store(before, 0, previous)
+        store(after, 0, size)
+        for lane in range(count):
+            put(r1[lane], system.r1, lane)
+            put(r2[lane], system.r2, lane)
+            put(r3[lane], system.r3, lane)
+        relative = refine_unregularised(
+            pattern, factor, wide.H, wide.A, wide.C, system, REFINED, REFINEMENTS
+        )
+        store(error, 0, relative)
+        for lane in range(count):
+            k = members[lane]
+            has_null = after[lane] > KEPT * before[lane]
+            if replaced[lane] > 0.0 or has_null or not error[lane] <= ACCEPTED:
+                continue
+            code[k] = REGULAR
+            _take_scales(wide, lane, problem)
+            take(system.dx, lane, point.x)
+            take(system.dy, lane, point.y)
+            take(system.dz, lane, point.z)
+            write_solution(pattern, problem, side_box[k], r3[lane], point, solution, k)
+            subtract_shift_losses(side[k], side_box[k], r_s, solution, k)
