@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nbqp.analysis import Analysis
-from nbqp.kernels.convexity import TOLERANCE, mark_nonconvex
+from nbqp.execution import fit_lanes
+from nbqp.kernels.convexity import TOLERANCE, mark_nonconvex, mark_nonconvex_lanes
 from nbqp.problem import QP
 from nbqp.threads import split_range, thread_count
 
@@ -23,8 +24,11 @@ def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> np
     else:
         nonconvex = np.zeros(len(H), dtype=np.bool_)
 
+        lanes = fit_lanes(qp, analysis) and qp.forms["H"] == "batched"
+        mark = mark_nonconvex_lanes if lanes else mark_nonconvex
+
         def run(begin: int, end: int) -> None:
-            mark_nonconvex(*analysis, H, begin, end, nonconvex)
+            mark(*analysis, H, begin, end, nonconvex)
 
         split_range(run, len(H), thread_count(len(H), threads))
     return np.broadcast_to(nonconvex, qp.batch) & ~qp.invalid

@@ -15,6 +15,7 @@ import scipy.sparse
 
 from nbqp.errors import DataError, PatternError, ShapeError, SymmetryError
 from nbqp.kernels.structure import Data, Floats, Ints, Pattern, kernel_array
+from nbqp.kernels.symmetry import find_mirror, symmetrise_range
 from nbqp.stored_pattern import StoredPattern
 
 Vector: TypeAlias = "npt.ArrayLike | None"
@@ -100,14 +101,8 @@ class SparseMatrix:
 
     def transpose_order(self) -> Ints | None:
         """Where each entry's mirror image stands, or None if the pattern is not symmetric."""
-        n = self.shape[1]
-        mirror = scipy.sparse.csc_array(
-            (np.arange(len(self.i)), self.i, self.p), shape=(n, n)
-        ).T.tocsc()
-        mirror.sort_indices()
-        if not (np.array_equal(mirror.indptr, self.p) and np.array_equal(mirror.indices, self.i)):
-            return None
-        return np.asarray(mirror.data, dtype=np.int64)
+        mirror = np.empty(len(self.i), dtype=np.int64)
+        return mirror if find_mirror(self.p, self.i, mirror) else None
 
 
 def numbers(name: str, value: Any) -> Floats:
@@ -335,12 +330,10 @@ class QP:
             self.H = _with_symmetric_pattern(self.H)
             order = self.H.transpose_order()
         values = self.H.values
-        mirrored = values[:, order]
+        size, worst = np.empty(len(values)), np.empty(len(values))
+        symmetrise_range(order, values, 0, len(values), size, worst)
         kind = np.dtype(dtype)
         eps = np.finfo(kind).eps if kind.kind == "f" else np.finfo(np.float64).eps
-        usable = np.where(np.isfinite(values), values, 0.0)
-        size = np.abs(usable).max(axis=1, initial=0.0)
-        worst = np.abs(usable - usable[:, order]).max(axis=1, initial=0.0)
         skew = worst > ROUNDINGS * eps * size
         if skew.any() and "H" not in self._batched:
             raise SymmetryError(
@@ -348,7 +341,6 @@ class QP:
             )
         if skew.any():
             self.invalid |= skew
-        self.H.values = 0.5 * (values + mirrored)
 
     def _batch_size(self) -> int:
         sizes = {

@@ -6,10 +6,13 @@ modified.
 
 from __future__ import annotations
 
+import numpy as np
+
 from nbqp.kernels.dense import axpy, dot
 from nbqp.kernels.jit import exact, kernel, reduction
-from nbqp.kernels.number import any_of
-from nbqp.kernels.vector import product_error
+from nbqp.kernels.number import any_of, by_kind
+from nbqp.kernels.vector import WIDTH, load, load_head, product_error, splat, store
+from nbqp.kernels.vector import total as vector_total
 
 
 @kernel
@@ -50,6 +53,107 @@ def add_transposed_product(Mp, Mi, Mx, y, out):
             for p in range(begin, end):
                 total += Mx[p] * y[Mi[p]]
             out[j] += total
+
+
+@reduction
+def _add_products(Mp, Mi, Mx, x, y, rows, columns):
+    for j in range(len(Mp) - 1):
+        begin = Mp[j]
+        end = Mp[j + 1]
+        xj = x[j]
+        total = 0.0
+        first = first_of_dense(Mi, begin, end)
+        if first >= 0:
+            column = Mx[begin:end]
+            target = rows[first:]
+            values = y[first:]
+            for i in range(len(column)):
+                target[i] += column[i] * xj
+                total += column[i] * values[i]
+        else:
+            for p in range(begin, end):
+                i = Mi[p]
+                rows[i] += Mx[p] * xj
+                total += Mx[p] * y[i]
+        columns[j] += total
+
+
+@kernel
+def _add_products_lanes(Mp, Mi, Mx, x, y, rows, columns):
+    for j in range(len(Mp) - 1):
+        xj = load(x, j)
+        # Two sums at a time, since each waits for its last term.
+        even = load(columns, j)
+        odd = splat(0.0)
+        for p in range(Mp[j], Mp[j + 1] - 1, 2):
+            i = Mi[p]
+            value = load(Mx, p)
+            even += value * load(y, i)
+            store(rows, i, load(rows, i) + value * xj)
+            i = Mi[p + 1]
+            value = load(Mx, p + 1)
+            odd += value * load(y, i)
+            store(rows, i, load(rows, i) + value * xj)
+        if (Mp[j + 1] - Mp[j]) % 2 == 1:
+            p = Mp[j + 1] - 1
+            i = Mi[p]
+            value = load(Mx, p)
+            even += value * load(y, i)
+            store(rows, i, load(rows, i) + value * xj)
+        store(columns, j, even + odd)
+
+
+add_products = by_kind(_add_products, _add_products_lanes)
+"""Add M x to rows and M' y to columns, reading M once."""
+
+
+@reduction
+def _add_symmetric_product(Hp, Hi, Hx, x, out):
+    for j in range(len(Hp) - 1):
+        begin = Hp[j]
+        end = Hp[j + 1]
+        xj = x[j]
+        total = 0.0
+        first = first_of_dense(Hi, begin, end)
+        if first >= 0:
+            column = Hx[begin : begin + max(min(end - begin, j - first), 0)]
+            target = out[first:]
+            values = x[first:]
+            for i in range(len(column)):
+                target[i] += column[i] * xj
+                total += column[i] * values[i]
+            p = begin + len(column)
+        else:
+            p = begin
+            while p < end and Hi[p] < j:
+                i = Hi[p]
+                out[i] += Hx[p] * xj
+                total += Hx[p] * x[i]
+                p += 1
+        if p < end and Hi[p] == j:
+            total += Hx[p] * xj
+        out[j] += total
+
+
+@kernel
+def _add_symmetric_product_lanes(Hp, Hi, Hx, x, out):
+    for j in range(len(Hp) - 1):
+        p = Hp[j]
+        xj = load(x, j)
+        total = load(out, j)
+        while p < Hp[j + 1] and Hi[p] < j:
+            i = Hi[p]
+            value = load(Hx, p)
+            total += value * load(x, i)
+            store(out, i, load(out, i) + value * xj)
+            p += 1
+        if p < Hp[j + 1] and Hi[p] == j:
+            total += load(Hx, p) * xj
+        store(out, j, total)
+
+
+add_symmetric_product = by_kind(_add_symmetric_product, _add_symmetric_product_lanes)
+"""Add H x to out for a symmetric H, reading its upper triangle only."""
 
 
 @exact
@@ -103,7 +207,33 @@ def add_product_compensated(Mp, Mi, Mx, x, total, error):
 
 @exact
 def add_transposed_product_compensated(Mp, Mi, Mx, y, total, error):
-    """Total + error += M' y, in twice the working precision."""
+    """Total + error += M' y, in twice the working precision.
+
+    Columns without gaps have eight sums, which are added in the end.
+    """
+    parts = np.empty(WIDTH)
     for j in range(len(Mp) - 1):
-        for p in range(Mp[j], Mp[j + 1]):
-            add_exactly(Mx[p], y[Mi[p]], total, error, j)
+        begin = Mp[j]
+        end = Mp[j + 1]
+        first = first_of_dense(Mi, begin, end)
+        if first < 0:
+            for p in range(begin, end):
+                add_exactly(Mx[p], y[Mi[p]], total, error, j)
+            continue
+        sums = splat(0.0)
+        errors = splat(0.0)
+        for p in range(begin, end, WIDTH):
+            head = min(end - p, WIDTH)
+            a = load_head(Mx, p, head)
+            b = load_head(y, p - begin + first, head)
+            value = a * b
+            sums, rest = two_sum(sums, value)
+            errors += rest + product_error(a, b, value)
+        store(parts, 0, sums)
+        s = total[j]
+        e = error[j] + vector_total(errors)
+        for i in range(WIDTH):
+            s, rest_of_one = two_sum(s, parts[i])
+            e += rest_of_one
+        total[j] = s
+        error[j] = e

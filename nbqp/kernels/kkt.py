@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.csc import add_product, add_transposed_product
+from nbqp.kernels.csc import add_products, add_symmetric_product
 from nbqp.kernels.dense import larger, largest
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.lane_ldl import factorise_lanes, solve_lanes
@@ -296,11 +296,7 @@ def _residual(pattern, H, A, C, system, keep):
     n = pattern.n
     n_eq = pattern.n_eq
     dx = system.dx
-    Ap = pattern.Ap
-    Ai = pattern.Ai
     dy = system.dy
-    Cp = pattern.Cp
-    Ci = pattern.Ci
     dz = system.dz
     r1 = system.r1
     r2 = system.r2
@@ -318,11 +314,9 @@ def _residual(pattern, H, A, C, system, keep):
         e2[i] = -keep * mu_e[i] * dy[i]
     for i in range(n_in):
         e3[i] = 0.0
-    add_transposed_product(pattern.Hp, pattern.Hi, H, dx, e1)
-    add_transposed_product(Ap, Ai, A, dy, e1)
-    add_transposed_product(Cp, Ci, C, dz, e1)
-    add_product(Ap, Ai, A, dx, e2)
-    add_product(Cp, Ci, C, dx, e3)
+    add_symmetric_product(pattern.Hp, pattern.Hi, H, dx, e1)
+    add_products(pattern.Ap, pattern.Ai, A, dx, dy, e2, e1)
+    add_products(pattern.Cp, pattern.Ci, C, dx, dz, e3, e1)
     for j in range(n):
         e1[j] = r1[j] - e1[j]
     for i in range(n_eq):

@@ -14,8 +14,9 @@ import numpy as np
 from nbqp.kernels.csc import (
     add_compensated,
     add_exactly,
-    add_product,
     add_product_compensated,
+    add_products,
+    add_symmetric_product,
     add_transposed_product,
     add_transposed_product_compensated,
 )
@@ -30,23 +31,24 @@ def update_products(pattern, problem, it):
     """Recompute it.Hx, it.dual, it.e and it.v from it.x, it.y and it.z (not modified)."""
     Hx = it.Hx
     x = it.x
-    n_eq = pattern.n_eq
+    z = it.z
+    dual = it.dual
     e = it.e
     v = it.v
-    n = pattern.n
+    g = problem.g
     b = problem.b
     n_in = pattern.n_in
     Hx[:] = 0.0
-    add_transposed_product(pattern.Hp, pattern.Hi, problem.H, x, Hx)
-    for i in range(n_eq):
+    add_symmetric_product(pattern.Hp, pattern.Hi, problem.H, x, Hx)
+    for i in range(pattern.n_eq):
         e[i] = -b[i]
-    add_product(pattern.Ap, pattern.Ai, problem.A, x, e)
     for i in range(n_in):
         v[i] = 0.0
-    add_product(pattern.Cp, pattern.Ci, problem.C, x, v)
-    for j in range(n):
+    for j in range(pattern.n):
         v[n_in + j] = x[j]
-    update_dual(pattern, problem, it)
+        dual[j] = Hx[j] + g[j] + z[n_in + j]
+    add_products(pattern.Ap, pattern.Ai, problem.A, x, it.y, e, dual)
+    add_products(pattern.Cp, pattern.Ci, problem.C, x, z, v, dual)
 
 
 @kernel

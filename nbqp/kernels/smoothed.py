@@ -58,8 +58,8 @@ REGULARISATION_FLOOR = 1e-14
 REGULARISATION_CEILING = 1e-4
 # The share of the way to the boundary that a step goes.
 TO_BOUNDARY = 0.99
-# The share of a residual that may remain as an error of a direction, which the next one corrects, or
-# of a tenth of its tolerance.
+# The share of a residual, or of its tolerance, that may remain as an error of a direction, which the next
+# one corrects.
 ERROR_SHARE = 1e-2
 # A direction that leaves more of a residual has failed.
 FAILED_SHARE = 0.5
@@ -197,6 +197,7 @@ def _adapt_regularisation(ws, failed):
     problem = ws.problem
     system = ws.system
     res = ws.work.res
+    tol = ws.work.tol
     rho = system.rho
     unit_d = problem.unit_d
     unit_e = problem.unit_e
@@ -208,7 +209,11 @@ def _adapt_regularisation(ws, failed):
     held = 0.0
     for j in range(len(dx)):
         held = maximum(held, abs(dx[j]) * unit_d[j])
-    lower = where(rho[0] * held > 0.1 * res[1], maximum(0.1 * rho[0], REGULARISATION_FLOOR), rho[0])
+    lower = where(
+        rho[0] * held > 0.1 * maximum(res[1], tol[1]),
+        maximum(0.1 * rho[0], REGULARISATION_FLOOR),
+        rho[0],
+    )
     raised = minimum(100.0 * rho[0], REGULARISATION_CEILING)
     rho[0] = where(failed, raised, lower)
     held = 0.0
@@ -216,7 +221,11 @@ def _adapt_regularisation(ws, failed):
         held = maximum(held, abs(dy[i]) * unit_e[i])
     for i in range(len(dz)):
         held = maximum(held, abs(dz[i]) * unit[i])
-    lower = where(mu[0] * held > 0.1 * res[0], maximum(0.1 * mu[0], REGULARISATION_FLOOR), mu[0])
+    lower = where(
+        mu[0] * held > 0.1 * maximum(res[0], tol[0]),
+        maximum(0.1 * mu[0], REGULARISATION_FLOOR),
+        mu[0],
+    )
     raised = minimum(100.0 * mu[0], REGULARISATION_CEILING)
     mu[:] = where(failed, raised, lower)
     system.mu_e[:] = mu[0]
@@ -272,8 +281,8 @@ def take_step(ws, elastic, total, count):
         ws.factor,
         problem,
         system,
-        ERROR_SHARE * maximum(res[1], 0.1 * tol[1]),
-        ERROR_SHARE * maximum(res[0], 0.1 * tol[0]),
+        ERROR_SHARE * maximum(res[1], tol[1]),
+        ERROR_SHARE * maximum(res[0], tol[0]),
     )
     _set_side_steps(ws)
     primal, dual = step_lengths(problem, barrier, separate)

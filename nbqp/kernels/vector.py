@@ -19,7 +19,7 @@ greatest(a, b)       the larger of two vectors, entry by entry; b where a is NaN
 peak(a)              the largest entry of a vector
 scaled(a, s)         a * s for a vector a and a scalar s
 negative_fma(a,s,c)  c - a * s for a vector a, a scalar s and a vector c
-product_error(a,b,p) a b - p exactly for scalars with p = fl(a b)
+product_error(a,b,p) a b - p exactly for scalars, or vectors, with p = fl(a b)
 ==================== =============================================================
 """
 
@@ -270,11 +270,14 @@ else:
 
     @intrinsic
     def product_error(typingctx, a, b, p):
+        kind = VECTOR if VECTOR in (a, b, p) else types.float64
+
         def codegen(context, builder, signature, args):
+            value, name = (_IR_VECTOR, f"v{WIDTH}f64") if kind == VECTOR else (_DOUBLE, "f64")
             function = builder.module.declare_intrinsic(
-                "llvm.fma.f64", fnty=ir.FunctionType(_DOUBLE, [_DOUBLE] * 3)
+                f"llvm.fma.{name}", fnty=ir.FunctionType(value, [value] * 3)
             )
             a, b, p = args
             return builder.call(function, [a, b, builder.fneg(p)])
 
-        return types.float64(types.float64, types.float64, types.float64), codegen
+        return kind(kind, kind, kind), codegen
