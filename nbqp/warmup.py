@@ -23,6 +23,7 @@ def warmup() -> None:
     """
     H = np.array([[2.0, 1.0], [1.0, 2.0]])
     batch = solve_batch(H, np.ones((2, 2)), np.ones((1, 2)), np.ones(1), np.eye(2), -9.0, 9.0)
+    solve_batch(np.stack([H, H]), np.ones(2))
     sparse = scipy.sparse.csc_array(H)
     batch.primal_residual()
     vjp(batch, dL_dx=np.ones((2, 2)))

@@ -6,12 +6,10 @@ modified.
 
 from __future__ import annotations
 
-import numpy as np
-
 from nbqp.kernels.dense import axpy, dot
 from nbqp.kernels.jit import exact, kernel, reduction
 from nbqp.kernels.number import any_of, by_kind
-from nbqp.kernels.vector import WIDTH, load, load_head, product_error, splat, store
+from nbqp.kernels.vector import WIDTH, load, load_head, part, product_error, splat, store
 from nbqp.kernels.vector import total as vector_total
 
 
@@ -211,7 +209,6 @@ def add_transposed_product_compensated(Mp, Mi, Mx, y, total, error):
 
     Columns without gaps have eight sums, which are added in the end.
     """
-    parts = np.empty(WIDTH)
     for j in range(len(Mp) - 1):
         begin = Mp[j]
         end = Mp[j + 1]
@@ -229,11 +226,10 @@ def add_transposed_product_compensated(Mp, Mi, Mx, y, total, error):
             value = a * b
             sums, rest = two_sum(sums, value)
             errors += rest + product_error(a, b, value)
-        store(parts, 0, sums)
         s = total[j]
         e = error[j] + vector_total(errors)
         for i in range(WIDTH):
-            s, rest_of_one = two_sum(s, parts[i])
+            s, rest_of_one = two_sum(s, part(sums, i))
             e += rest_of_one
         total[j] = s
         error[j] = e

@@ -11,6 +11,7 @@ load_head(a, i, m)   a[i : i+m] followed by 8-m zeros; a[i+m:] is not touched
 store(a, i, v)       a[i : i+8] = v, or the entry i of an array of vectors
 store_head(a,i,v,m)  a[i : i+m] = v[:m]; a[i+m:] is not touched
 splat(s)             the scalar s in all eight places
+part(a, i)           the entry i of a vector
 fma(a, b, c)         a * b + c for vectors
 total(a)             the sum of a vector, halves first
 product(a, b)        a * b for vectors
@@ -55,6 +56,9 @@ if numba.config.DISABLE_JIT:
 
     def splat(s):
         return np.full(WIDTH, s)
+
+    def part(a, i):
+        return a[i]
 
     def fma(a, b, c):
         return a * b + c
@@ -195,6 +199,13 @@ else:
             return _splat(builder, args[0], _IR_VECTOR)
 
         return VECTOR(types.float64), codegen
+
+    @intrinsic
+    def part(typingctx, a, i):
+        def codegen(context, builder, signature, args):
+            return builder.extract_element(args[0], args[1])
+
+        return types.float64(VECTOR, types.int64), codegen
 
     @intrinsic
     def fma(typingctx, a, b, c):
