@@ -167,8 +167,22 @@ def graph_layer(problem: Problem, eps: float) -> Peer:
     return TensorFlowLayer(problem, eps, graph=True)
 
 
-def proxsuite_layer(problem: Problem, eps: float) -> Peer:
-    """Build ProxSuite's QPLayer (Bambade, Schramm, Taylor, Carpentier 2024)."""
+def proxsuite_closest_layer(problem: Problem, eps: float) -> Peer:
+    """Build ProxSuite's QPLayer in its mode for infeasible QPs, on others."""
+    if problem.closest:
+        raise NotImplementedError("is the row above")
+    return proxsuite_layer(problem, eps, structural_feasibility=False)
+
+
+def proxsuite_layer(
+    problem: Problem, eps: float, structural_feasibility: bool | None = None
+) -> Peer:
+    """Build ProxSuite's QPLayer (Bambade, Schramm, Taylor, Carpentier 2024).
+
+    structural_feasibility: its mode; None for the one that the problem is made for.
+    """
+    if structural_feasibility is None:
+        structural_feasibility = not problem.closest
     torch = _import_torch()
     from proxsuite import proxqp
     from proxsuite.torch.qplayer import QPFunction
@@ -183,7 +197,7 @@ def proxsuite_layer(problem: Problem, eps: float) -> Peer:
             qp.settings.eps_duality_gap_abs = eps
             return qp
 
-    layer = QPFunction(eps=eps, eps_backward=eps, structural_feasibility=not problem.closest)
+    layer = QPFunction(eps=eps, eps_backward=eps, structural_feasibility=structural_feasibility)
 
     def solve(data: dict[str, Any]) -> tuple[Any, Callable[[], Point]]:
         sides = [
@@ -301,6 +315,11 @@ PEERS = {
         f"set from outside: eps_primal_inf = {PROXSUITE_EPS_PRIMAL_INF:g}, since the default 1e-4 "
         "calls feasible LPs infeasible, and the duality gap counts, as for nbqp; "
         "eps_backward = eps_abs; structural_feasibility=False for the closest feasible QP.",
+    ),
+    "ProxSuite, closest": PeerEntry(
+        proxsuite_closest_layer,
+        "The same with structural_feasibility=False on feasible problems: its other mode, with "
+        "more accurate gradients.",
     ),
     "cvxpylayers": PeerEntry(
         cvxpylayers_layer,

@@ -25,10 +25,12 @@ def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> np
         nonconvex = np.zeros(len(H), dtype=np.bool_)
 
         lanes = fit_lanes(qp, analysis) and qp.forms["H"] == "batched"
-        mark = mark_nonconvex_lanes if lanes else mark_nonconvex
 
         def run(begin: int, end: int) -> None:
-            mark(*analysis, H, begin, end, nonconvex)
+            if lanes:
+                mark_nonconvex_lanes(*analysis, H, begin, end, nonconvex)
+            else:
+                mark_nonconvex(*analysis, H, begin, end, nonconvex)
 
         split_range(run, len(H), thread_count(len(H), threads))
     return np.broadcast_to(nonconvex, qp.batch) & ~qp.invalid

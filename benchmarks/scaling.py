@@ -1,0 +1,246 @@
+"""Time against the batch size, the length of a QP and the number of threads; fits and a figure.
+
+Run as `python -m benchmarks.scaling --json FILE [--markdown FILE] [--figure FILE]`. A step is
+`nbqp.solve_batch` and `nbqp.vjp`, warm, with one thread unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nbqp
+from benchmarks.batches import SEED, sudoku
+from benchmarks.control import closed_loop, masses
+from benchmarks.report import (
+    machine_facts,
+    markdown_table,
+    median,
+    now,
+    revision,
+    show,
+    versions,
+    write_json,
+)
+
+EPS_ABS = 1e-9
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+HORIZONS = (10, 20, 40, 80, 160, 320, 640, 1000)
+"""Of predictive control: 15 variables and 12 equations a stage."""
+HORIZON_BATCHES = (1, 8)
+THREADS_BATCH = 1024
+FITTED = 8
+"""Fits leave out smaller batches, which do not fill the lanes of vectors."""
+
+
+@dataclasses.dataclass
+class Point:
+    """One size: seconds of each repeat, and the worst residual or gap of a solution."""
+
+    size: int
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    residual: float = 0.0
+
+    @property
+    def time(self) -> float:
+        """Median seconds."""
+        return median(self.seconds)
+
+
+@dataclasses.dataclass
+class Sweep:
+    """Times of steps on batches of one kind."""
+
+    name: str
+    unit: str
+    points: list[Point]
+
+    def exponent(self, least: int = 0) -> float:
+        """The power p of time ~ size^p by least squares of the logarithms, over sizes of at least `least`."""
+        used = [point for point in self.points if point.size >= least]
+        if len(used) < 2:
+            return math.nan
+        sizes = np.log([point.size for point in used])
+        return float(np.polyfit(sizes, np.log([point.time for point in used]), 1)[0])
+
+
+def puzzles(batch: int) -> dict[str, Any]:
+    """The QPs of a Sudoku layer, which share all but g."""
+    problem = sudoku(batch, 0.1)
+    return {name: getattr(problem, name) for name in ("H", "g", "A", "b", "lb")}
+
+
+def steering(batch: int, horizon: int) -> dict[str, Any]:
+    """Predictive control of a chain of masses by sparse QPs that differ in b."""
+    sequence = closed_loop(masses(6, horizon), batch)
+    names = ("H", "g", "A", "lb", "ub")
+    return {"b": sequence.b, **{name: getattr(sequence, name) for name in names}}
+
+
+def step(data: dict[str, Any], threads: int | None = 1) -> Callable[[], nbqp.BatchSolution]:
+    """One solve and the gradients of |x|^2 / 2."""
+    settings = nbqp.Settings(eps_abs=EPS_ABS)
+
+    def run() -> nbqp.BatchSolution:
+        solution = nbqp.solve_batch(**data, settings=settings, threads=threads)
+        nbqp.vjp(solution, dL_dx=solution.x)
+        return solution
+
+    return run
+
+
+def time_step(size: int, run: Callable[[], nbqp.BatchSolution], repeats: int) -> Point:
+    """Warm up, then repeat; every solution is checked."""
+    point = Point(size)
+    run()
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        solution = run()
+        point.seconds.append(time.perf_counter() - begin)
+        worst = [solution.primal_residual(), solution.dual_residual(), solution.duality_gap()]
+        point.residual = max(point.residual, float(np.max(worst)))
+    return point
+
+
+def sweeps(batches: Sequence[int], horizons: Sequence[int], repeats: int) -> list[Sweep]:
+    """Time against the batch size of a Sudoku layer's QPs, and against the horizon of control."""
+    found = [
+        Sweep(
+            "Sudoku QP, n = 64",
+            "batch",
+            [time_step(size, step(puzzles(size)), repeats) for size in batches],
+        )
+    ]
+    for batch in HORIZON_BATCHES:
+        points = [time_step(size, step(steering(batch, size)), repeats) for size in horizons]
+        found.append(Sweep(f"control, {batch} at a time", "horizon", points))
+    return found
+
+
+def thread_ratio(batch: int, repeats: int) -> tuple[float, float, float]:
+    """Seconds of a step with one and with two threads, in turn, and their ratio."""
+    runs = {threads: step(puzzles(batch), threads) for threads in (1, 2)}
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for run in runs.values():
+        run()
+    for _ in range(repeats):
+        for threads, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            seconds[threads].append(time.perf_counter() - begin)
+    one, two = median(seconds[1]), median(seconds[2])
+    return one, two, one / two
+
+
+def draw(found: Sequence[Sweep], path: Path) -> None:
+    """Microseconds a QP against the batch size, and milliseconds a step against the horizon."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for axes, unit, label in (
+        (left, "batch", "milliseconds a batch"),
+        (right, "horizon", "milliseconds a batch"),
+    ):
+        for sweep in found:
+            if sweep.unit == unit:
+                times = [1e3 * point.time for point in sweep.points]
+                axes.loglog([p.size for p in sweep.points], times, marker="o", label=sweep.name)
+        axes.set(xlabel=unit, ylabel=label)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+HEADER = ("sweep", "size", "milliseconds", "microseconds a QP", "worst residual or gap")
+
+
+def report(found: Sequence[Sweep], threads: tuple[float, float, float], head: str) -> str:
+    """The table, the fits and the ratio of threads, in Markdown."""
+    rows = []
+    for sweep in found:
+        per_step = 1 if sweep.unit == "batch" else int(sweep.name.split()[1])
+        for point in sweep.points:
+            count = point.size if sweep.unit == "batch" else per_step
+            rows.append(
+                [
+                    sweep.name,
+                    f"{sweep.unit} {point.size}",
+                    show(1e3 * point.time, ".3g"),
+                    show(1e6 * point.time / count, ".3g"),
+                    show(point.residual, ".0e"),
+                ]
+            )
+    fits = ", ".join(f"{sweep.name}: {sweep.unit}^{sweep.exponent(FITTED):.2f}" for sweep in found)
+    one, two, ratio = threads
+    return "\n\n".join(
+        [
+            head,
+            markdown_table(HEADER, rows),
+            f"Time grows as {fits} (sizes of {FITTED} and more).",
+            f"{THREADS_BATCH} Sudoku QPs: {1e3 * one:.1f} ms with one thread, {1e3 * two:.1f} ms "
+            f"with two, {ratio:.2f} times faster.\n",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
+    parser.add_argument("--json", type=Path, required=True, help="where every sample goes")
+    parser.add_argument("--markdown", type=Path, help="where the report goes, besides the output")
+    parser.add_argument("--figure", type=Path, help="where the figure goes")
+    parser.add_argument("--repeats", type=int, default=9, help="timed repeats (default: 9)")
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes, once")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error("--repeats: expected at least 1")
+    few = 3 if options.quick else None
+    repeats = 1 if options.quick else options.repeats
+    machine = machine_facts()
+    print("one and two threads ...", file=sys.stderr, flush=True)
+    threads = thread_ratio(THREADS_BATCH, repeats)
+    print("batch sizes and horizons ...", file=sys.stderr, flush=True)
+    found = sweeps(BATCHES[:few], HORIZONS[:few], repeats)
+    record = {
+        "benchmark": "scaling",
+        "date": now(),
+        "machine": machine,
+        "versions": {
+            "nbqp": f"{nbqp.__version__} ({revision()})",
+            **versions(["numba", "numpy", "scipy"]),
+        },
+        "settings": {"eps_abs": EPS_ABS, "repeats": repeats, "seed": SEED},
+        "threads": dict(zip(("one", "two", "ratio"), threads, strict=True)),
+        "sweeps": [
+            {**dataclasses.asdict(sweep), "exponent": sweep.exponent(FITTED)} for sweep in found
+        ],
+    }
+    write_json(options.json, record)
+    facts = ", ".join(f"{key} {value}" for key, value in record["versions"].items())  # type: ignore[attr-defined]
+    head = (
+        f"{machine['processor']}, load {machine['load']:.2f} before, {record['date']}, "
+        f"{repeats} repeats; {facts}."
+    )
+    text = report(found, threads, head)
+    if options.markdown:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(text)
+    if options.figure:
+        draw(found, options.figure)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
