@@ -14,8 +14,8 @@ from nbqp.threads import run_apart
 
 KEPT = 32
 """So many analyses are kept, the latest ones."""
-LARGEST_KEPT = 200_000
-"""Patterns with more entries are not kept: their memory counts, and their analysis does not."""
+ENTRIES_KEPT = 500_000
+"""So many entries the patterns that are kept have together: their memory counts."""
 
 
 class Analysis(NamedTuple):
@@ -31,14 +31,22 @@ def _analyse(pattern: Pattern) -> Analysis:
     return Analysis(pattern, factor, locate_entries(pattern, factor))
 
 
+def _entries(pattern: Pattern) -> int:
+    return len(pattern.Hi) + len(pattern.Ai) + len(pattern.Ci)
+
+
 _kept: OrderedDict[tuple[object, ...], Analysis] = OrderedDict()
 _lock = threading.Lock()
+
+
+def _entries_kept() -> int:
+    return sum(_entries(analysis.pattern) for analysis in _kept.values())
 
 
 def analyse_qp(qp: QP) -> Analysis:
     """The analysis of the problem's pattern, from the ones that are kept if it is among them."""
     pattern = qp.pattern()
-    small = len(pattern.Hi) + len(pattern.Ai) + len(pattern.Ci) <= LARGEST_KEPT
+    small = _entries(pattern) <= ENTRIES_KEPT
     key = (*pattern[:3], *(array.tobytes() for array in pattern[3:])) if small else ()
     with _lock:
         if key in _kept:
@@ -48,6 +56,6 @@ def analyse_qp(qp: QP) -> Analysis:
     if small:
         with _lock:
             _kept[key] = analysis
-            while len(_kept) > KEPT:
+            while len(_kept) > KEPT or _entries_kept() > ENTRIES_KEPT:
                 _kept.popitem(last=False)
     return analysis

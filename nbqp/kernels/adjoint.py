@@ -33,7 +33,8 @@ from nbqp.kernels.number import maximum, where
 from nbqp.kernels.scaling import (
     copy_scaling,
     scale_cost,
-    scale_matrices,
+    scale_hessian,
+    scale_rows,
     set_units,
     unscale_point,
 )
@@ -260,7 +261,8 @@ def scale_for_adjoint(pattern, scaling, H, A, C, problem):
     copy_scaling(pattern, scaling, H, A, C, problem)
     problem.g[:] = 0.0
     c = scale_cost(pattern, H, problem.g, problem.D)
-    scale_matrices(pattern, H, A, C, c, problem)
+    scale_hessian(pattern, H, c, problem)
+    scale_rows(pattern, A, C, problem)
     set_units(pattern, problem)
 
 

@@ -328,12 +328,15 @@ def solve_range(
     ws = new_workspace(0.0, pattern, factor, EntriesReference(*entries_values), abort)
     limits = ws.limits
     aim = aim_at(options, AIM, options.gap_rounding)
+    own_rows = len(scaling.D) == 0 or len(data.A) > 1 or len(data.C) > 1
+    scaled = False
     for k in range(begin, end):
         if out.status[k] != NOT_RUN or abort[0] != 0:
             continue
         qp = sample_data(data, k)
         copy_scaling(pattern, scaling, qp.H, qp.A, qp.C, ws.problem)
-        scale_problem(pattern, qp, ws.problem)
+        scale_problem(pattern, qp, ws.problem, own_rows or not scaled)
+        scaled = True
         limits.steps[0] = out.iter[k]
         limits.outer[0] = 0
         limits.max_steps[0] = options.max_iter

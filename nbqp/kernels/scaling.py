@@ -151,11 +151,16 @@ def scale_cost(pattern, H, g, D):
 
 
 @kernel
-def scale_matrices(pattern, H, A, C, c, problem):
-    """Fill the matrices of `problem`, whose D, E, F are set, for the factor c on the objective."""
-    D = problem.D
+def scale_hessian(pattern, H, c, problem):
+    """Fill H of `problem`, whose D is set, for the factor c on the objective."""
     problem.cost[0] = c
-    _scale_values(pattern.Hp, pattern.Hi, H, D, D, c, problem.H)
+    _scale_values(pattern.Hp, pattern.Hi, H, problem.D, problem.D, c, problem.H)
+
+
+@kernel
+def scale_rows(pattern, A, C, problem):
+    """Fill A and C of `problem`, whose D, E, F are set."""
+    D = problem.D
     _scale_values(pattern.Ap, pattern.Ai, A, D, problem.E, 1.0, problem.A)
     _scale_values(pattern.Cp, pattern.Ci, C, D, problem.F, 1.0, problem.C)
 
@@ -181,8 +186,11 @@ def set_units(pattern, problem):
 
 
 @kernel
-def scale_problem(pattern, qp, problem):
-    """Fill `problem`, whose D, E, F are set, from the user's data `qp` (not modified)."""
+def scale_problem(pattern, qp, problem, with_rows):
+    """Fill `problem`, whose D, E, F are set, from the user's data `qp` (not modified).
+
+    with_rows: its A and C as well; otherwise they are left as they are, those of an earlier QP.
+    """
     g = qp.g
     b = qp.b
     l = qp.l
@@ -198,7 +206,9 @@ def scale_problem(pattern, qp, problem):
     hi = problem.hi
     n_in = pattern.n_in
     c = scale_cost(pattern, qp.H, g, D)
-    scale_matrices(pattern, qp.H, qp.A, qp.C, c, problem)
+    scale_hessian(pattern, qp.H, c, problem)
+    if with_rows:
+        scale_rows(pattern, qp.A, qp.C, problem)
     set_units(pattern, problem)
     for j in range(pattern.n):
         problem_g[j] = c * D[j] * g[j]

@@ -20,7 +20,7 @@ from nbqp.kernels.number import lanes_of, zeros
 from nbqp.kernels.proxqp import AIM, aim_at, starts_cold
 from nbqp.kernels.residuals import exact_residuals, set_tolerances, worst_ratio
 from nbqp.kernels.scaling import copy_scaling, scale_problem, unscale_point
-from nbqp.kernels.smoothed import HAND_OVER, measure_point, take_step
+from nbqp.kernels.smoothed import measure_point, take_step
 from nbqp.kernels.starting import regularise, start_smoothed
 from nbqp.kernels.state import new_workspace
 from nbqp.kernels.status import ABORTED, CONVERGED, NOT_RUN
@@ -40,7 +40,9 @@ from nbqp.kernels.vector import WIDTH, load, splat, store
 # lowest by a tenth.
 MOST_STEPS = 30
 PATIENCE = 8
-# The ratio of a slack and its multiplier that tells which of them vanishes.
+# Residuals at which the sides that hold are sought, and the ratio of slack and multiplier that tells
+# which of them vanishes.
+HOLD = 1e-3
 CLEAR = 0.1
 NONE = -1
 
@@ -345,7 +347,7 @@ def solve_lanes_range(
                         continue
                     qp = sample_data(data, k)
                     copy_scaling(pattern, scaling, qp.H, qp.A, qp.C, ws.problem)
-                    scale_problem(pattern, qp, ws.problem)
+                    scale_problem(pattern, qp, ws.problem, own_rows or not loaded)
                     _put_problem(ws.problem, waiting.problem, queued, own_rows or not loaded)
                     queue.sample[queued] = k
                     queued += 1
@@ -364,7 +366,7 @@ def solve_lanes_range(
                 lanes.count[lane] = queue.count[queued]
                 lanes.idle[lane] = 0
                 lanes.holding[lane] = False
-                lanes.loose[lane] = max(LEAST_LOOSE, HAND_OVER / options.eps_abs)
+                lanes.loose[lane] = max(LEAST_LOOSE, HOLD / options.eps_abs)
                 out.factorizations[lanes.sample[lane]] = 1
             used += lanes.sample[lane] != NONE
         if used == 0:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import nbqp
 from tests.core.infeasible import random_infeasible_mixture
@@ -31,8 +33,8 @@ def sudoku_shaped(curvature: float, feasible: bool) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "settings", "most"),
     [
-        (sudoku_shaped(0.1, True), EPS, 12.5),
-        (sudoku_shaped(0.0, True), EPS, 13.5),
+        (sudoku_shaped(0.1, True), EPS, 10.0),
+        (sudoku_shaped(0.0, True), EPS, 11.5),
         (sudoku_shaped(0.0, False), CLOSEST, 25.0),
     ],
     ids=["qp", "lp", "closest"],
@@ -46,10 +48,10 @@ def test_factorisations_of_a_batch(
 
 
 @pytest.mark.parametrize(
-    ("curvature", "change", "share"),
-    [(0.1, 0.01, 0.25), (0.1, 0.1, 0.75), (0.0, 0.003, 0.5), (0.0, 0.01, 0.85)],
+    ("curvature", "change", "most"),
+    [(0.1, 0.01, 2.0), (0.1, 0.1, 7.5), (0.0, 0.003, 5.5), (0.0, 0.01, 9.0)],
 )
-def test_a_warm_start_saves_steps(curvature: float, change: float, share: float) -> None:
+def test_a_warm_start_saves_steps(curvature: float, change: float, most: float) -> None:
     """From the solutions before A, and b with it, have changed a little, as between epochs."""
     data = sudoku_shaped(curvature, True)
     rng = np.random.default_rng(4)
@@ -60,7 +62,7 @@ def test_a_warm_start_saves_steps(curvature: float, change: float, share: float)
     cold = nbqp.solve_batch(**data, settings=EPS)
     warm = nbqp.solve_batch(**data, settings=EPS, warm_start=before)
     assert all(status is nbqp.Status.SOLVED for status in warm.status)
-    assert warm.info.iter.mean() <= share * cold.info.iter.mean()
+    assert warm.info.iter.mean() <= min(most, 0.9 * cold.info.iter.mean())
     np.testing.assert_allclose(
         np.sum(warm.x * data["g"], axis=1) + 0.5 * curvature * np.sum(warm.x**2, axis=1),
         np.sum(cold.x * data["g"], axis=1) + 0.5 * curvature * np.sum(cold.x**2, axis=1),
@@ -101,3 +103,17 @@ def test_a_newton_step_allocates_nothing() -> None:
         counts = [allocations(data, samples) for samples in (1, 21, 41)]
         assert counts[1] - counts[0] <= 20 * 12
         assert counts[2] - counts[1] <= 20 * 12
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csc_array])
+def test_gradients_of_shared_matrices_form_nothing_of_their_size_for_each_sample(form: Any) -> None:
+    """Products over the batch: a 40 x 64 matrix for each of 2,000 samples would take 41 MB."""
+    data = sudoku_shaped(0.1, True)
+    data["g"] = np.tile(data["g"], (49, 1))[:2000]
+    sol = nbqp.solve_batch(**{**data, "A": form(data["A"])}, settings=EPS)
+    nbqp.vjp(sol, dL_dx=sol.x)
+    tracemalloc.start()
+    nbqp.vjp(sol, dL_dx=sol.x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= 40 * 8 * data["g"].size
