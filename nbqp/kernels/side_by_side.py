@@ -371,7 +371,7 @@ def solve_lanes_range(
             used += lanes.sample[lane] != NONE
         if used == 0:
             break
-        take_step(wide, 0.0, load(lanes.total, 0), load(lanes.count, 0))
+        take_step(wide, 0.0, 1.0, load(lanes.total, 0), load(lanes.count, 0))
         _measure(wide, aim, lanes.total, lanes.count)
         for lane in range(WIDTH):
             if lanes.sample[lane] != NONE:

@@ -192,8 +192,11 @@ def _has_failed(ws, dual_error, primal_error):
 
 
 @kernel
-def _adapt_regularisation(ws, failed):
-    """Raise rho and mu where the solve failed; lower them where they hold a residual up."""
+def _adapt_regularisation(ws, failed, share):
+    """Raise rho and mu where the solve failed; lower them where they hold a residual up.
+
+    share: of the tolerances, below which no residual need fall.
+    """
     problem = ws.problem
     system = ws.system
     res = ws.work.res
@@ -210,7 +213,7 @@ def _adapt_regularisation(ws, failed):
     for j in range(len(dx)):
         held = maximum(held, abs(dx[j]) * unit_d[j])
     lower = where(
-        rho[0] * held > 0.1 * maximum(res[1], tol[1]),
+        rho[0] * held > 0.1 * maximum(res[1], share * tol[1]),
         maximum(0.1 * rho[0], REGULARISATION_FLOOR),
         rho[0],
     )
@@ -222,7 +225,7 @@ def _adapt_regularisation(ws, failed):
     for i in range(len(dz)):
         held = maximum(held, abs(dz[i]) * unit[i])
     lower = where(
-        mu[0] * held > 0.1 * maximum(res[0], tol[0]),
+        mu[0] * held > 0.1 * maximum(res[0], share * tol[0]),
         maximum(0.1 * mu[0], REGULARISATION_FLOOR),
         mu[0],
     )
@@ -247,8 +250,11 @@ def measure_point(ws, options, elastic):
 
 
 @kernel
-def take_step(ws, elastic, total, count):
-    """One predictor-corrector step from a point that `measure_point` has measured."""
+def take_step(ws, elastic, share, total, count):
+    """One predictor-corrector step from a point that `measure_point` has measured.
+
+    share: of the tolerances, that the phase wants to reach. total, count: from `measure_point`.
+    """
     pattern = ws.pattern
     problem = ws.problem
     it = ws.it
@@ -296,7 +302,7 @@ def take_step(ws, elastic, total, count):
         y[i] += where(failed, 0.0, dual * dy[i])
     step_barrier(problem, barrier, it, system.dz, primal, dual, failed)
     if elastic == 0.0:
-        _adapt_regularisation(ws, failed)
+        _adapt_regularisation(ws, failed, share)
 
 
 @kernel
@@ -392,4 +398,4 @@ def run_smoothed(ws, options, loose, elastic):
         if idle > patience or not worst_ratio(res, tol, len(res)) < np.inf:
             return STALLED
         steps[0] += 1
-        take_step(ws, elastic, total, count)
+        take_step(ws, elastic, min(loose, 1.0), total, count)
