@@ -126,8 +126,18 @@ def copy_scaling(pattern, scaling, H, A, C, problem):
 def _scale_values(Mp, Mi, Mx, D, E, c, out):
     """Set out to c E M D on the pattern."""
     for j in range(len(Mp) - 1):
-        for p in range(Mp[j], Mp[j + 1]):
-            out[p] = c * E[Mi[p]] * Mx[p] * D[j]
+        begin = Mp[j]
+        end = Mp[j + 1]
+        first = first_of_dense(Mi, begin, end)
+        if first >= 0:
+            rows = E[first:]
+            values = Mx[begin:end]
+            target = out[begin:end]
+            for i in range(len(values)):
+                target[i] = c * rows[i] * values[i] * D[j]
+        else:
+            for p in range(begin, end):
+                out[p] = c * E[Mi[p]] * Mx[p] * D[j]
 
 
 @kernel
@@ -138,10 +148,21 @@ def scale_cost(pattern, H, g, D):
     Hi = pattern.Hi
     total = 0.0
     for j in range(n):
+        begin = Hp[j]
+        end = Hp[j + 1]
+        first = first_of_dense(Hi, begin, end)
         largest = 0.0
-        for p in range(Hp[j], Hp[j + 1]):
-            largest = max(largest, abs(H[p]) * D[j] * D[Hi[p]])
-        total += largest
+        if first >= 0:
+            norms = splat(0.0)
+            for p in range(begin, end, WIDTH):
+                head = min(end - p, WIDTH)
+                scales = load_head(D, p - begin + first, head)
+                norms = greatest(norms, product(magnitudes(load_head(H, p, head)), scales))
+            largest = peak(norms)
+        else:
+            for p in range(begin, end):
+                largest = max(largest, abs(H[p]) * D[Hi[p]])
+        total += largest * D[j]
     size = total / max(n, 1)
     for j in range(n):
         size = max(size, abs(g[j]) * D[j])
