@@ -28,7 +28,7 @@ LONG = 0.5
 LANES_NNZ = 2**15
 """Above this many values of a factor, vectors of eight factors (2 MiB) outgrow the caches."""
 
-_loaded: set[bool] = set()
+_loaded: set[Any] = set()
 
 
 def run_solves(
@@ -57,23 +57,29 @@ def run_solves(
 
     lanes = fit_lanes(qp, analysis) and _smoothed_from_cold(settings)
 
-    def run(begin: int, end: int) -> None:
-        arguments = *analysis, data, scaling, warm, options, abort, begin, end, out
-        if lanes:
-            solve_lanes_range(*arguments)
-        solve_range(*arguments)
+    def run_kernel(kernel: Any, begin: int, end: int) -> None:
+        kernel(*analysis, data, scaling, warm, options, abort, begin, end, out)
 
-    if lanes not in _loaded:
-        # Compiling the kernels, or loading them, is no part of a solve: the clock has not started.
-        run(0, 0)
-        _loaded.add(lanes)
+    def run(begin: int, end: int) -> None:
+        if lanes:
+            run_kernel(solve_lanes_range, begin, end)
+        # Most batches are done then, and the other kernel need not even be compiled.
+        if not lanes or (abort[0] == 0 and np.any(out.status[begin:end] == NOT_RUN)):
+            run_kernel(solve_range, begin, end)
+
+    timed = settings.time_limit < math.inf
+    for kernel in [solve_lanes_range] * lanes + [solve_range] * (timed or not lanes):
+        if kernel not in _loaded:
+            # Compiling a kernel, or loading it, is no part of a solve: the clock has not started.
+            run_kernel(kernel, 0, 0)
+            _loaded.add(kernel)
     count = thread_count(qp.batch, threads)
     # Above the time of a step that docs/benchmarks.md fits.
     step = 1e-6 * float(analysis.factor.val_ptr[-1]) ** 0.75
     long = qp.batch * settings.max_iter * step > LONG
     in_main_thread = threading.current_thread() is threading.main_thread()
     start = time.perf_counter()
-    if settings.time_limit < math.inf or (in_main_thread and long):
+    if timed or (in_main_thread and long):
         split_range_watched(run, qp.batch, count, settings.time_limit, abort)
     else:
         split_range(run, qp.batch, count)

@@ -186,7 +186,8 @@ def _solve_regular(
         matrices = *analysis, data, scaling
         if lanes:
             solve_kkt_lanes_range(*matrices, *active, r, r_s, closest, begin, end, found.b, code)
-        solve_kkt_range(*matrices, *active, r, r_s, closest, adjoint, begin, end, *found, code)
+        if not lanes or np.any(code[begin:end] == OPEN):
+            solve_kkt_range(*matrices, *active, r, r_s, closest, adjoint, begin, end, *found, code)
 
     split_range(run, qp.batch, thread_count(qp.batch, None))
     return found, code

@@ -284,8 +284,10 @@ def set_right_side(pattern, problem, A, C, side, side_box, r, r_s, k, r1, r2, r3
         r3[n_in + j] = r.z_box[k, j] / D[j] if is_active(side_box[j]) else 0.0
     for i in range(n_in):
         r3[i] = r_s.s_i[k, i] if may_shift(side[i]) else 0.0
-    add_transposed_product(pattern.Ap, pattern.Ai, A, r_s.s_e[k], r1)
-    add_transposed_product(pattern.Cp, pattern.Ci, C, r3, r1)
+    if largest(r_s.s_e[k]) > 0.0:
+        add_transposed_product(pattern.Ap, pattern.Ai, A, r_s.s_e[k], r1)
+    if largest(r_s.s_i[k]) > 0.0:
+        add_transposed_product(pattern.Cp, pattern.Ci, C, r3, r1)
     for j in range(pattern.n):
         r1[j] *= c * D[j]
     for i in range(pattern.n_eq):
