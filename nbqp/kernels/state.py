@@ -297,8 +297,11 @@ def new_system(like, pattern, factor):
     expected = np.empty(N)
     for k in range(N):
         expected[k] = 1.0 if perm[k] < n else -1.0
+    # Factorising sets the rest.
+    L = empty(like, val_ptr[len(val_ptr) - 1] + WIDTH)
+    L[len(L) - WIDTH :] = 0.0
     return System(
-        zeros(like, val_ptr[len(val_ptr) - 1] + WIDTH),
+        L,
         zeros(like, N),
         np.full(N, np.nan),
         np.zeros(len(val_ptr) - 1, dtype=np.bool_),
