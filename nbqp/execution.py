@@ -16,7 +16,7 @@ from nbqp.kernels.proxqp import GAP_ROUNDING, solve_range
 from nbqp.kernels.scaling import shared_scaling
 from nbqp.kernels.side_by_side import MOST_STEPS, solve_lanes_range
 from nbqp.kernels.state import Options
-from nbqp.kernels.status import INVALID_DATA, NOT_RUN
+from nbqp.kernels.status import ABORTED, INVALID_DATA, NOT_RUN
 from nbqp.kernels.structure import Output, Point, Scaling
 from nbqp.problem import QP, numbers
 from nbqp.settings import METHODS, Settings
@@ -27,6 +27,9 @@ LONG = 0.5
 
 LANES_NNZ = 2**15
 """Above this many values of a factor, vectors of eight factors (2 MiB) outgrow the caches."""
+
+SPARE = 10
+"""Steps in lanes count; the iterations that are allowed have to be so many times as many."""
 
 _loaded: set[Any] = set()
 
@@ -83,6 +86,9 @@ def run_solves(
         split_range_watched(run, qp.batch, count, settings.time_limit, abort)
     else:
         split_range(run, qp.batch, count)
+    if abort[0] != 0:
+        # Begun in a lane, and left there.
+        out.status[(out.status == NOT_RUN) & (out.iter > 0)] = ABORTED
     return out, time.perf_counter() - start
 
 
@@ -99,7 +105,7 @@ def _smoothed_from_cold(settings: Settings) -> bool:
     return (
         settings.method != "semismooth"
         and not settings.primal_infeasibility_solving
-        and settings.max_iter > MOST_STEPS
+        and settings.max_iter >= SPARE * MOST_STEPS
     )
 
 

@@ -261,6 +261,12 @@ def _clear_solution(system):
 
 
 @kernel
+def _plus(value, change):
+    """The sum; where the change is 0 the value keeps its sign, -0 included."""
+    return where(change == 0.0, value, value + change)
+
+
+@kernel
 def _add_solution(pattern, factor, system, r1, r2, r3):
     """One solve with the factor; its solution is added to (dx, dy, dz)."""
     dx = system.dx
@@ -281,12 +287,12 @@ def _add_solution(pattern, factor, system, r1, r2, r3):
     solve_in_order(factor, system.L, system.pivots, t, system.gathered)
     for j in range(n):
         step = t[position[j]]
-        dx[j] += step
-        dz[n_in + j] += (step - r3[n_in + j]) / w[n_in + j]
+        dx[j] = _plus(dx[j], step)
+        dz[n_in + j] = _plus(dz[n_in + j], (step - r3[n_in + j]) / w[n_in + j])
     for i in range(n_eq):
-        dy[i] += t[position[n + i]]
+        dy[i] = _plus(dy[i], t[position[n + i]])
     for i in range(n_in):
-        dz[i] += where(w[i] < DECOUPLED, t[position[n + n_eq + i]], 0.0)
+        dz[i] = _plus(dz[i], where(w[i] < DECOUPLED, t[position[n + n_eq + i]], 0.0))
 
 
 @kernel

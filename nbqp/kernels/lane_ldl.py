@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.ldl import PIVOT_REPLACEMENT, PIVOT_TINY
-from nbqp.kernels.number import any_of, maximum, where
+from nbqp.kernels.number import any_of, where
 from nbqp.kernels.symbolic import PANEL
 from nbqp.kernels.vector import load, splat, store
 
@@ -24,7 +24,7 @@ def _scale_by_pivots(L, at, ldl, D, p, q, W):
         d = load(D, k)
         for j in range(q):
             value = load(L, at + j + k * ldl) * d
-            some = maximum(some, abs(value))
+            some = where(value == 0.0, some, 1.0)
             store(W, k * PANEL + j, value)
     return any_of(some > 0.0)
 

@@ -23,7 +23,7 @@ from nbqp.kernels.scaling import copy_scaling, scale_problem, unscale_point
 from nbqp.kernels.smoothed import measure_point, take_step
 from nbqp.kernels.starting import regularise, start_smoothed
 from nbqp.kernels.state import new_workspace
-from nbqp.kernels.status import ABORTED, CONVERGED, NOT_RUN
+from nbqp.kernels.status import CONVERGED, NOT_RUN
 from nbqp.kernels.struct import struct
 from nbqp.kernels.structure import (
     EntriesReference,
@@ -132,6 +132,11 @@ def _move_qp(waiting, lane, wide, into, with_rows):
     move(waiting.barrier.z_lo, lane, wide.barrier.z_lo, into)
     move(waiting.barrier.s_hi, lane, wide.barrier.s_hi, into)
     move(waiting.barrier.z_hi, lane, wide.barrier.z_hi, into)
+    # Steps that start at 0: what a lane held before may be infinite, and 0 times that is no number.
+    move(waiting.barrier.ds_lo, lane, wide.barrier.ds_lo, into)
+    move(waiting.barrier.dz_lo, lane, wide.barrier.dz_lo, into)
+    move(waiting.barrier.ds_hi, lane, wide.barrier.ds_hi, into)
+    move(waiting.barrier.dz_hi, lane, wide.barrier.dz_hi, into)
     move(waiting.system.rho, lane, wide.system.rho, into)
     move(waiting.system.mu_e, lane, wide.system.mu_e, into)
     move(waiting.work.mu, lane, wide.work.mu, into)
@@ -167,7 +172,10 @@ def _take_point(wide, lane, ws):
 
 @kernel
 def _write(ws, qp, options, k, out):
-    """Write ws.it as the point of sample k; returns its largest residual, relative to its tolerance."""
+    """Write ws.it as the point of sample k; returns its largest residual, relative to its tolerance.
+
+    The gap always counts: without it, a multiplier might hold on to the wrong side, or to an absent one.
+    """
     x = out.x[k]
     y = out.y[k]
     z = out.z[k]
@@ -176,7 +184,7 @@ def _write(ws, qp, options, k, out):
     unscale_point(ws.pattern, ws.problem, ws.it, x, y, z, z_box)
     exact_residuals(ws.pattern, qp, x, y, z, z_box, out.s_e[k], out.s_i[k], out.s_box[k], res)
     set_tolerances(ws.pattern, ws.problem, ws.it, options, ws.work.tol)
-    return worst_ratio(res, ws.work.tol, 3 if options.check_duality_gap else 2)
+    return worst_ratio(res, ws.work.tol, len(res))
 
 
 @kernel
@@ -220,6 +228,7 @@ def _hold_active_sides(wide, lane, lanes):
     move(wide.it.x, lane, wide.saved.x, lane)
     move(wide.it.y, lane, wide.saved.y, lane)
     move(wide.it.z, lane, wide.saved.z, lane)
+    move(wide.it.Hx, lane, wide.saved.Hx, lane)
     move(wide.it.dual, lane, wide.saved.dual, lane)
     move(wide.it.e, lane, wide.saved.e, lane)
     move(wide.it.v, lane, wide.saved.v, lane)
@@ -241,6 +250,7 @@ def _go_back(wide, lane, lanes):
     move(wide.saved.x, lane, wide.it.x, lane)
     move(wide.saved.y, lane, wide.it.y, lane)
     move(wide.saved.z, lane, wide.it.z, lane)
+    move(wide.saved.Hx, lane, wide.it.Hx, lane)
     move(wide.saved.dual, lane, wide.it.dual, lane)
     move(wide.saved.e, lane, wide.it.e, lane)
     move(wide.saved.v, lane, wide.it.v, lane)
@@ -270,19 +280,15 @@ def _progress(wide, lane, lanes):
 
 @kernel
 def _judge(ws, wide, lane, lanes, data, options, abort, out):
-    """After a step: what becomes of the QP in a lane, which may be written and leave it."""
+    """After a step: what becomes of the QP in a lane, which may leave it."""
     k = lanes.sample[lane]
     out.iter[k] += 1
     out.factorizations[k] += 1
     worst = 0.0
-    if abort[0] != 0 or lanes.holding[lane]:
+    if lanes.holding[lane]:
         _take_point(wide, lane, ws)
-        score = _write(ws, sample_data(data, k), options, k, out)
-        if abort[0] != 0:
-            out.status[k] = ABORTED
-        elif score <= 1.0:
+        if _write(ws, sample_data(data, k), options, k, out) <= 1.0:
             out.status[k] = CONVERGED
-        if out.status[k] != NOT_RUN:
             lanes.sample[lane] = NONE
             return
         lanes.holding[lane] = False
@@ -291,7 +297,11 @@ def _judge(ws, wide, lane, lanes, data, options, abort, out):
         worst = _progress(wide, lane, lanes)
         if worst <= lanes.loose[lane] and _sides_are_clear(wide, lane):
             _hold_active_sides(wide, lane, lanes)
-    if lanes.idle[lane] > PATIENCE or out.iter[k] >= MOST_STEPS or not worst < np.inf:
+    stuck = lanes.idle[lane] > PATIENCE or out.iter[k] >= MOST_STEPS or not worst < np.inf
+    if stuck or abort[0] != 0:
+        # What there is, should the time be over before another kernel takes it up.
+        _take_point(wide, lane, ws)
+        _write(ws, sample_data(data, k), options, k, out)
         lanes.sample[lane] = NONE
 
 

@@ -195,3 +195,70 @@ def test_easy_qps_of_a_batch_end_in_their_lanes() -> None:
     batch = nbqp.solve_batch(np.eye(20), rng.standard_normal((100, 20)), C=C, u=u, settings=EPS)
     assert all(status is nbqp.Status.SOLVED for status in batch.status)
     assert (batch.info.iter_ext == 0).mean() >= 0.98
+
+
+def test_a_lane_forgets_whom_it_held() -> None:
+    """QPs that overflow, contradict or run away leave no trace in those that take their lanes."""
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        size, n = int(rng.integers(9, 30)), int(rng.integers(1, 8))
+        H = np.tile(np.eye(n), (size, 1, 1))
+        C = rng.standard_normal((size, n, n))
+        u = rng.standard_normal((size, n)) + rng.choice([-2.0, 2.0], (size, 1))
+        g = rng.standard_normal((size, n))
+        wild = rng.random(size) < 0.5
+        H[wild] *= rng.choice([0.0, 1e-200, 1e200], (wild.sum(), 1, 1))
+        C[wild] *= rng.choice([0.0, 1e-300, 1e300], (wild.sum(), 1, 1))
+        g[wild] *= rng.choice([1e-300, 1.0, 1e150], (wild.sum(), 1))
+        data = {"H": H, "g": g, "C": C, "u": u}
+        together = nbqp.solve_batch(**data, settings=EPS, threads=1)
+        for k in np.flatnonzero(~wild):
+            alone = nbqp.solve_batch(
+                **{name: v[k : k + 1] for name, v in data.items()}, settings=EPS
+            )
+            assert together.status[k] is alone.status[0]
+            assert together.info.iter[k] == alone.info.iter[0]
+            for name in ("x", "y", "z", "z_box"):
+                np.testing.assert_array_equal(getattr(together, name)[k], getattr(alone, name)[0])
+
+
+def test_multipliers_of_absent_sides_are_zero_also_where_the_gap_does_not_count() -> None:
+    """A Newton step for the sides that seem to hold may give one that is not there a multiplier."""
+    settings = nbqp.Settings(eps_abs=1e-6, check_duality_gap=False)
+    for seed in (384, *range(60)):
+        rng = np.random.default_rng(seed)
+        F = rng.standard_normal((3, 3))
+        H, g = F @ F.T + 0.1 * np.eye(3), rng.standard_normal((16, 3))
+        C, u = rng.standard_normal((3, 3)), rng.random(3)
+        batch = nbqp.solve_batch(H, g, C=C, u=u, settings=settings)
+        assert (batch.z >= 0.0).all()
+        np.testing.assert_allclose(
+            batch.x, nbqp.solve_batch(H, g, C=C, u=u, settings=EPS).x, atol=1e-3
+        )
+
+
+def test_a_time_limit_leaves_no_sample_that_was_begun_as_not_run() -> None:
+    rng = np.random.default_rng(7)
+    C = rng.standard_normal((3000, 30, 20))
+    u = rng.standard_normal((3000, 30))
+    g = rng.standard_normal((3000, 20))
+    settings = nbqp.Settings(eps_abs=1e-9, time_limit=0.02)
+    batch = nbqp.solve_batch(np.eye(20), g, C=C, u=u, settings=settings, threads=1)
+    assert nbqp.Status.NOT_RUN in batch.status
+    for status, steps in zip(batch.status, batch.info.iter, strict=True):
+        assert (status is nbqp.Status.NOT_RUN) == (steps == 0)
+
+
+@pytest.mark.parametrize("most", [30, 31, 60])
+def test_few_iterations_suffice_for_as_much_in_a_batch(most: int) -> None:
+    """Contradicting rows: the steps of lanes, which find no certificates, take none away."""
+    rng = np.random.default_rng(8)
+    A = rng.standard_normal((30, 15, 20))
+    A[:, -1] = A[:, 0]
+    b = rng.standard_normal((30, 15))
+    settings = nbqp.Settings(max_iter=most)
+    batch = nbqp.solve_batch(np.eye(20), np.ones((30, 20)), A, b, settings=settings)
+    single = [
+        nbqp.solve_qp(np.eye(20), np.ones(20), A[k], b[k], settings=settings) for k in range(30)
+    ]
+    assert [sol.status for sol in single] == list(batch.status)
