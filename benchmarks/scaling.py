@@ -1,17 +1,19 @@
 """Time against the batch size, the length of a QP and the number of threads; fits and a figure.
 
 Run as `python -m benchmarks.scaling --json FILE [--markdown FILE] [--figure FILE]`. A step is
-`nbqp.solve_batch` and `nbqp.vjp`, warm, with one thread unless said otherwise.
+`nbqp.solve_batch` and `nbqp.vjp`, warm, on one processor unless said otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +87,26 @@ def steering(batch: int, horizon: int) -> dict[str, Any]:
     return {"b": sequence.b, **{name: getattr(sequence, name) for name in names}}
 
 
-def step(data: dict[str, Any], threads: int | None = 1) -> Callable[[], nbqp.BatchSolution]:
+@contextlib.contextmanager
+def processors(count: int) -> Iterator[None]:
+    """Confine this process, which then takes as many threads, to so many processors, where it can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[-count:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def step(data: dict[str, Any]) -> Callable[[], nbqp.BatchSolution]:
     """One solve and the gradients of |x|^2 / 2."""
     settings = nbqp.Settings(eps_abs=EPS_ABS)
 
     def run() -> nbqp.BatchSolution:
-        solution = nbqp.solve_batch(**data, settings=settings, threads=threads)
+        solution = nbqp.solve_batch(**data, settings=settings)
         nbqp.vjp(solution, dL_dx=solution.x)
         return solution
 
@@ -127,15 +143,15 @@ def sweeps(batches: Sequence[int], horizons: Sequence[int], repeats: int) -> lis
 
 def thread_ratio(batch: int, repeats: int) -> tuple[float, float, float]:
     """Seconds of a step with one and with two threads, in turn, and their ratio."""
-    runs = {threads: step(puzzles(batch), threads) for threads in (1, 2)}
+    run = step(puzzles(batch))
+    run()
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    for run in runs.values():
-        run()
     for _ in range(repeats):
-        for threads, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            seconds[threads].append(time.perf_counter() - begin)
+        for threads, samples in seconds.items():
+            with processors(threads):
+                begin = time.perf_counter()
+                run()
+                samples.append(time.perf_counter() - begin)
     one, two = median(seconds[1]), median(seconds[2])
     return one, two, one / two
 
@@ -213,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("one and two threads ...", file=sys.stderr, flush=True)
     threads = thread_ratio(THREADS_BATCH, repeats)
     print("batch sizes and horizons ...", file=sys.stderr, flush=True)
-    found = sweeps(BATCHES[:few], HORIZONS[:few], repeats)
+    with processors(1):
+        found = sweeps(BATCHES[:few], HORIZONS[:few], repeats)
     record = {
         "benchmark": "scaling",
         "date": now(),

@@ -83,7 +83,7 @@ if numba.config.DISABLE_JIT:
         return chosen
 
 else:
-    from nbqp.kernels.vector import VECTOR
+    from nbqp.kernels.vector import VECTOR, spread
 
     _LANES = ir.VectorType(ir.DoubleType(), WIDTH)
     _BITS = ir.VectorType(ir.IntType(1), WIDTH)
@@ -103,21 +103,13 @@ else:
     def _is_number(kind):
         return kind == VECTOR or isinstance(kind, (types.Float, types.Integer))
 
-    def _splat(builder, value, bits):
-        kind = ir.VectorType(value.type, WIDTH)
-        first = builder.insert_element(
-            ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
-        )
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
-        return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
-
     def _widened(context, builder, kind, value):
         """A double or an integer as a vector, a bool as a mask; vectors and masks as they are."""
         if kind == VECTOR or kind == MASK:
             return value
         if kind == types.boolean:
-            return _splat(builder, value, _BITS)
-        return _splat(builder, context.cast(builder, value, kind, types.float64), _LANES)
+            return spread(builder, value, _BITS)
+        return spread(builder, context.cast(builder, value, kind, types.float64), _LANES)
 
     @lower_cast(types.Float, VECTOR)
     @lower_cast(types.Integer, VECTOR)
@@ -206,9 +198,6 @@ else:
         if not (_is_number(a) and _is_number(b)):
             return None
         return VECTOR if VECTOR in (a, b) else types.float64
-
-    def _as(context, builder, kind, source, value):
-        return context.cast(builder, value, source, kind)
 
     @intrinsic
     def where(typingctx, c, a, b):

@@ -125,7 +125,8 @@ else:
         data = context.make_array(array_type)(context, builder, array).data
         return builder.bitcast(builder.gep(data, [index]), _IR_VECTOR.as_pointer())
 
-    def _splat(builder, value, vector_type):
+    def spread(builder, value, vector_type):
+        """A value of LLVM in all places of a vector of its kind."""
         first = builder.insert_element(
             ir.Constant(vector_type, ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
         )
@@ -134,7 +135,7 @@ else:
 
     def _head_mask(builder, m):
         lanes = ir.Constant(_IR_INDEX, list(range(WIDTH)))
-        return builder.icmp_signed("<", lanes, _splat(builder, m, _IR_INDEX))
+        return builder.icmp_signed("<", lanes, spread(builder, m, _IR_INDEX))
 
     def _masked(builder, name, return_type, argument_types):
         return builder.module.declare_intrinsic(
@@ -196,7 +197,7 @@ else:
     @intrinsic
     def splat(typingctx, s):
         def codegen(context, builder, signature, args):
-            return _splat(builder, args[0], _IR_VECTOR)
+            return spread(builder, args[0], _IR_VECTOR)
 
         return VECTOR(types.float64), codegen
 
@@ -267,14 +268,14 @@ else:
     @intrinsic
     def scaled(typingctx, a, s):
         def codegen(context, builder, signature, args):
-            return builder.fmul(args[0], _splat(builder, args[1], _IR_VECTOR))
+            return builder.fmul(args[0], spread(builder, args[1], _IR_VECTOR))
 
         return VECTOR(VECTOR, types.float64), codegen
 
     @intrinsic
     def negative_fma(typingctx, a, s, c):
         def codegen(context, builder, signature, args):
-            scale = _splat(builder, builder.fneg(args[1]), _IR_VECTOR)
+            scale = spread(builder, builder.fneg(args[1]), _IR_VECTOR)
             return builder.call(_fmuladd(builder), [args[0], scale, args[2]])
 
         return VECTOR(VECTOR, types.float64, VECTOR), codegen
