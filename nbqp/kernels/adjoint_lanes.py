@@ -127,7 +127,11 @@ def solve_kkt_lanes_range(
         previous, size = find_null_vector(pattern, factor, system)
         store(before, 0, previous)
         store(after, 0, size)
-        for lane in range(count):
+        # What fills lanes without a QP is done with at once.
+        r1[count:] = 0.0
+        r2[count:] = 0.0
+        r3[count:] = 0.0
+        for lane in range(WIDTH):
             put(r1[lane], system.r1, lane)
             put(r2[lane], system.r2, lane)
             put(r3[lane], system.r3, lane)

@@ -306,6 +306,14 @@ def _judge(ws, wide, lane, lanes, data, options, abort, out):
 
 
 @kernel
+def _ask_for_nothing(wide, lane):
+    """Have the directions of a lane without a QP refined no further."""
+    res = lanes_of(wide.work.res)
+    for i in range(lane, len(res), WIDTH):
+        res[i] = np.inf
+
+
+@kernel
 def _measure(wide, options, total, count):
     """`measure_point`, into arrays of eight."""
     sum_sz, number = measure_point(wide, options, 0.0)
@@ -381,6 +389,9 @@ def solve_lanes_range(
             used += lanes.sample[lane] != NONE
         if used == 0:
             break
+        for lane in range(WIDTH):
+            if lanes.sample[lane] == NONE:
+                _ask_for_nothing(wide, lane)
         take_step(wide, 0.0, 1.0, load(lanes.total, 0), load(lanes.count, 0))
         _measure(wide, aim, lanes.total, lanes.count)
         for lane in range(WIDTH):
