@@ -170,7 +170,7 @@ def graph_layer(problem: Problem, eps: float) -> Peer:
 def proxsuite_closest_layer(problem: Problem, eps: float) -> Peer:
     """Build ProxSuite's QPLayer in its mode for infeasible QPs, on others."""
     if problem.closest:
-        raise NotImplementedError("is the row above")
+        raise NotImplementedError("the row above is this mode")
     return proxsuite_layer(problem, eps, structural_feasibility=False)
 
 
@@ -318,8 +318,7 @@ PEERS = {
     ),
     "ProxSuite, closest": PeerEntry(
         proxsuite_closest_layer,
-        "The same with structural_feasibility=False on feasible problems: its other mode, with "
-        "more accurate gradients.",
+        "The same with structural_feasibility=False on feasible problems, its other mode.",
     ),
     "cvxpylayers": PeerEntry(
         cvxpylayers_layer,

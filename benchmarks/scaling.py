@@ -1,7 +1,7 @@
 """Time against the batch size, the length of a QP and the number of threads; fits and a figure.
 
 Run as `python -m benchmarks.scaling --json FILE [--markdown FILE] [--figure FILE]`. A step is
-`nbqp.solve_batch` and `nbqp.vjp`, warm, on one processor unless said otherwise.
+`nbqp.solve_batch` and `nbqp.vjp`, after a first call, on one processor unless said otherwise.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ class Point:
 
 @dataclasses.dataclass
 class Sweep:
-    """Times of steps on batches of one kind."""
+    """Times of steps on QPs of one kind; their number, or None where it is the size."""
 
     name: str
     unit: str
+    batch: int | None
     points: list[Point]
 
     def exponent(self) -> float:
@@ -114,7 +115,7 @@ def step(data: dict[str, Any]) -> Callable[[], nbqp.BatchSolution]:
 
 
 def time_step(size: int, run: Callable[[], nbqp.BatchSolution], repeats: int) -> Point:
-    """Warm up, then repeat; every solution is checked."""
+    """Warm up, then repeat; the worst residual of all is recorded."""
     point = Point(size)
     run()
     for _ in range(repeats):
@@ -132,12 +133,13 @@ def sweeps(batches: Sequence[int], horizons: Sequence[int], repeats: int) -> lis
         Sweep(
             "Sudoku QP, n = 64",
             "batch",
+            None,
             [time_step(size, step(puzzles(size)), repeats) for size in batches],
         )
     ]
     for batch in HORIZON_BATCHES:
         points = [time_step(size, step(steering(batch, size)), repeats) for size in horizons]
-        found.append(Sweep(f"control, {batch} at a time", "horizon", points))
+        found.append(Sweep(f"control, {batch} at a time", "horizon", batch, points))
     return found
 
 
@@ -157,22 +159,19 @@ def thread_ratio(batch: int, repeats: int) -> tuple[float, float, float]:
 
 
 def draw(found: Sequence[Sweep], path: Path) -> None:
-    """Microseconds a QP against the batch size, and milliseconds a step against the horizon."""
+    """Milliseconds a batch against the batch size and against the horizon."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for axes, unit, label in (
-        (left, "batch", "milliseconds a batch"),
-        (right, "horizon", "milliseconds a batch"),
-    ):
+    for axes, unit in ((left, "batch"), (right, "horizon")):
         for sweep in found:
             if sweep.unit == unit:
                 times = [1e3 * point.time for point in sweep.points]
                 axes.loglog([p.size for p in sweep.points], times, marker="o", label=sweep.name)
-        axes.set(xlabel=unit, ylabel=label)
+        axes.set(xlabel=unit, ylabel="milliseconds a batch")
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,9 +185,8 @@ def report(found: Sequence[Sweep], threads: tuple[float, float, float], head: st
     """The table, the fits and the ratio of threads, in Markdown."""
     rows = []
     for sweep in found:
-        per_step = 1 if sweep.unit == "batch" else int(sweep.name.split()[1])
         for point in sweep.points:
-            count = point.size if sweep.unit == "batch" else per_step
+            count = sweep.batch or point.size
             rows.append(
                 [
                     sweep.name,

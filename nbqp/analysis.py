@@ -15,7 +15,7 @@ from nbqp.threads import run_apart
 KEPT = 32
 """So many analyses are kept, the latest ones."""
 ENTRIES_KEPT = 500_000
-"""So many entries the patterns that are kept have together: their memory counts."""
+"""Entries of H, A and C that all patterns which are kept have together, at most."""
 
 
 class Analysis(NamedTuple):

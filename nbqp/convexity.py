@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbqp.analysis import Analysis
-from nbqp.execution import fit_lanes
+from nbqp.execution import takes_lanes
 from nbqp.kernels.convexity import TOLERANCE, mark_nonconvex, mark_nonconvex_lanes
 from nbqp.problem import QP
 from nbqp.threads import split_range, thread_count
@@ -24,7 +24,7 @@ def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> np
     else:
         nonconvex = np.zeros(len(H), dtype=np.bool_)
 
-        lanes = fit_lanes(qp, analysis) and qp.forms["H"] == "batched"
+        lanes = takes_lanes(qp, analysis) and qp.forms["H"] == "batched"
 
         def run(begin: int, end: int) -> None:
             if lanes:

@@ -29,7 +29,7 @@ LANES_NNZ = 2**15
 """Above this many values of a factor, vectors of eight factors (2 MiB) outgrow the caches."""
 
 SPARE = 10
-"""Steps in lanes count; the iterations that are allowed have to be so many times as many."""
+"""A batch takes lanes where max_iter is at least this many times their steps, which count in it."""
 
 _loaded: set[Any] = set()
 
@@ -58,7 +58,7 @@ def run_solves(
         scaling = shared_or_own_scaling(qp)
     abort = np.zeros(1, dtype=np.int64)
 
-    lanes = fit_lanes(qp, analysis) and _smoothed_from_cold(settings)
+    lanes = takes_lanes(qp, analysis) and _smoothed_from_cold(settings)
 
     def run_kernel(kernel: Any, begin: int, end: int) -> None:
         kernel(*analysis, data, scaling, warm, options, abort, begin, end, out)
@@ -71,8 +71,9 @@ def run_solves(
             run_kernel(solve_range, begin, end)
 
     timed = settings.time_limit < math.inf
-    for kernel in [solve_lanes_range] * lanes + [solve_range] * (timed or not lanes):
-        if kernel not in _loaded:
+    needed = {solve_lanes_range: lanes, solve_range: timed or not lanes}
+    for kernel, used in needed.items():
+        if used and kernel not in _loaded:
             # Compiling a kernel, or loading it, is no part of a solve: the clock has not started.
             run_kernel(kernel, 0, 0)
             _loaded.add(kernel)
@@ -92,8 +93,8 @@ def run_solves(
     return out, time.perf_counter() - start
 
 
-def fit_lanes(qp: QP, analysis: Analysis) -> bool:
-    """Whether the samples of a QP are worked on eight at a time.
+def takes_lanes(qp: QP, analysis: Analysis) -> bool:
+    """Whether the samples of a batch are worked on eight at a time.
 
     That depends on the pattern and not on their number: otherwise a sample's results would, too.
     """

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nbqp.analysis import analyse_qp
 from nbqp.batch import BatchSolution
-from nbqp.execution import fit_lanes, shared_or_own_scaling
+from nbqp.execution import shared_or_own_scaling, takes_lanes
 from nbqp.kernels.active import (
     BOTH,
     LOWER,
@@ -180,7 +180,7 @@ def _solve_regular(
     code = np.full(qp.batch, OPEN, dtype=np.int64)
     code[skip] = SKIPPED
     analysis, data, scaling = analyse_qp(qp), qp.data(), shared_or_own_scaling(qp)
-    lanes = fit_lanes(qp, analysis)
+    lanes = takes_lanes(qp, analysis)
 
     def run(begin: int, end: int) -> None:
         matrices = *analysis, data, scaling

@@ -15,7 +15,7 @@ import scipy.sparse
 
 from nbqp.errors import DataError, PatternError, ShapeError, SymmetryError
 from nbqp.kernels.structure import Data, Floats, Ints, Pattern, kernel_array
-from nbqp.kernels.symmetry import find_mirror, symmetrise_range
+from nbqp.kernels.symmetry import find_mirror, symmetrise
 from nbqp.stored_pattern import StoredPattern
 
 Vector: TypeAlias = "npt.ArrayLike | None"
@@ -330,17 +330,17 @@ class QP:
             self.H = _with_symmetric_pattern(self.H)
             order = self.H.transpose_order()
         values = self.H.values
-        size, worst = np.empty(len(values)), np.empty(len(values))
-        symmetrise_range(order, values, 0, len(values), size, worst)
+        size, skew = np.empty(len(values)), np.empty(len(values))
+        symmetrise(order, values, size, skew)
         kind = np.dtype(dtype)
         eps = np.finfo(kind).eps if kind.kind == "f" else np.finfo(np.float64).eps
-        skew = worst > ROUNDINGS * eps * size
-        if skew.any() and "H" not in self._batched:
+        skewed = skew > ROUNDINGS * eps * size
+        if skewed.any() and "H" not in self._batched:
             raise SymmetryError(
-                f"H: expected a symmetric matrix, got one with |H - H'| up to {worst[0]:.3g}."
+                f"H: expected a symmetric matrix, got one with |H - H'| up to {skew[0]:.3g}."
             )
-        if skew.any():
-            self.invalid |= skew
+        if skewed.any():
+            self.invalid |= skewed
 
     def _batch_size(self) -> int:
         sizes = {

@@ -56,6 +56,8 @@ def _side(value, low, high, z, s, tolerance, shifted):
 def active_sides(pattern, data, point, shifts, tolerance, side, side_box):
     """Sides of all samples: side (batch, n_in), side_box (batch, n), int64, are overwritten.
 
+    data: `Data`; point: `Point`; shifts: `Shifts` of the samples; tolerance (batch): not modified.
+
     A row that is weakly active (t = 0 = z, up to tolerance[k]) counts as active.
     """
     n_in = pattern.n_in
@@ -84,7 +86,7 @@ def active_sides(pattern, data, point, shifts, tolerance, side, side_box):
 
 @kernel
 def may_shift(side):
-    """Whether the row belongs to V."""
+    """Whether the row belongs to V (see `adjoint`): its sides coincide, or one is shifted."""
     return side == BOTH or side == VIOLATED_LOWER or side == VIOLATED_UPPER
 
 

@@ -11,8 +11,9 @@ The factor is that of K with rho and -mu on its diagonal, the refinement is agai
 variable whose bound is active is decoupled by its diagonal, and so are inactive rows.
 
 Let V be the equalities, the rows whose sides coincide, and those with a shift. Where some shift is not
-0, or rows of V depend on each other, the solution w_V is unique up to the null space of M_V'. With the least-norm least-squares
-solution b4 of M_V b4 = w_V the adjoint has b2_V = M_V b4 + dL/ds_V (Bambade et al. 2024, system (2)).
+0, or rows of V depend on each other, the solution w_V is unique up to the null space of M_V'. With the
+least-norm least-squares solution b4 of M_V b4 = w_V the adjoint has b2_V = M_V b4 + dL/ds_V (Bambade et
+al. 2024, system (2)).
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def find_null_vector(pattern, factor, system):
 
     Two steps d <- (K + R)^-1 R d from a fixed vector: d keeps its size where K d = 0, and shrinks
     by R over the smallest singular value elsewhere. Returns the size before and after the second one;
-    the system's right-hand side and solution are overwritten by it.
+    the system's right-hand side is overwritten, and its solution is the vector.
     """
     n = pattern.n
     n_eq = pattern.n_eq
@@ -309,7 +310,7 @@ def write_solution(pattern, problem, side_box, r3, point, solution, k):
 
 
 @kernel
-def subtract_shift_losses(side, side_box, r_s, solution, k):
+def add_shift_gradients(side, side_box, r_s, solution, k):
     """Add dL/ds = -r_s to the multipliers of V."""
     y = solution.y[k]
     z = solution.z[k]
@@ -351,8 +352,8 @@ def solve_kkt_range(
     (batch), bool: whether some shift is not 0. adjoint: whether the adjoint is asked for; otherwise
     samples with null vectors are left to the caller. All these are not modified.
 
-    Rows of solution, a `Point` with b2 for its multipliers, of b4 (batch, n) and of code (batch) are
-    overwritten: REGULAR, or SINGULAR where the answer is not unique or none exists.
+    Rows of solution, a `Point` with b2 for its multipliers, of b4 (batch, n) and of code (batch), where
+    that is OPEN, are overwritten: REGULAR, or SINGULAR where the answer is not unique or none exists.
     """
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
@@ -425,7 +426,7 @@ def solve_kkt_range(
             if not settled:
                 code[k] = SINGULAR
                 continue
-        subtract_shift_losses(side[k], side_box[k], r_s, solution, k)
+        add_shift_gradients(side[k], side_box[k], r_s, solution, k)
 
 
 @entry

@@ -11,12 +11,12 @@ from nbqp.kernels.adjoint import (
     REFINED,
     REFINEMENTS,
     REGULAR,
+    add_shift_gradients,
     factor_kkt,
     find_null_vector,
     scale_for_adjoint,
     set_active_weights,
     set_right_side,
-    subtract_shift_losses,
     write_solution,
 )
 from nbqp.kernels.jit import entry, kernel
@@ -67,7 +67,7 @@ def solve_kkt_lanes_range(
 ):
     """Solve the systems of those of the samples begin..end-1 that are OPEN and have a regular matrix.
 
-    Arguments as those of `adjoint.solve_kkt_range`, to which the others are left, OPEN.
+    Arguments as those of `adjoint.solve_kkt_range`, without `adjoint` and b4; the others stay OPEN for it.
     """
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
@@ -86,8 +86,8 @@ def solve_kkt_lanes_range(
     before = np.empty(WIDTH)
     after = np.empty(WIDTH)
     error = np.empty(WIDTH)
-    own = len(scaling.D) == 0
-    full = False
+    own_matrices = len(scaling.D) == 0
+    loaded = False
     following = begin
     while following < end:
         count = 0
@@ -98,7 +98,7 @@ def solve_kkt_lanes_range(
                 continue
             A = sample(data.A, k)
             C = sample(data.C, k)
-            if own or not full:
+            if own_matrices or not loaded:
                 # A shared scaling belongs to matrices that are shared.
                 scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, problem)
                 _put_scaled(problem, wide, count)
@@ -122,7 +122,7 @@ def solve_kkt_lanes_range(
             count += 1
         if count == 0:
             break
-        full = full or count == WIDTH
+        loaded = loaded or count == WIDTH
         store(replaced, 0, factor_kkt(pattern, factor, entries, wide, system))
         previous, size = find_null_vector(pattern, factor, system)
         store(before, 0, previous)
@@ -150,4 +150,4 @@ def solve_kkt_lanes_range(
             take(system.dy, lane, point.y)
             take(system.dz, lane, point.z)
             write_solution(pattern, problem, side_box[k], r3[lane], point, solution, k)
-            subtract_shift_losses(side[k], side_box[k], r_s, solution, k)
+            add_shift_gradients(side[k], side_box[k], r_s, solution, k)

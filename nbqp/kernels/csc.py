@@ -1,7 +1,7 @@
 """Products with sparse matrices stored by columns, with plain and with compensated sums.
 
-Matrices are (Mp, Mi, Mx): Mp (columns + 1), Mi and Mx (nnz). All operands but the last are not
-modified.
+Matrices are (Mp, Mi, Mx): Mp (columns + 1), Mi and Mx (nnz). Matrices and what they are multiplied by are
+not modified.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def add_product(Mp, Mi, Mx, x, out):
 
 @reduction
 def add_transposed_product(Mp, Mi, Mx, y, out):
-    """Add M' y to out. For a symmetric M stored whole, this is the faster M y."""
+    """Add M' y to out. Of a symmetric M `add_symmetric_product` reads half."""
     for j in range(len(Mp) - 1):
         begin = Mp[j]
         end = Mp[j + 1]

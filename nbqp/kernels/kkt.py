@@ -244,8 +244,8 @@ _factor = by_kind(_factor_one, _factor_lanes)
 def factor_system(pattern, factor, entries, H, A, C, system):
     """Assemble the KKT matrix for the system's rho, mu_e and w, and factorise it.
 
-    As `refactor_system`, but of any H, A and C, and all panels are overwritten. Returns how many
-    pivots were replaced.
+    As `refactor_system`, but of any H, A and C, and all panels are overwritten. Of eight systems
+    factorizations, factored and stale are left alone. Returns how many pivots were replaced.
     """
     return _factor(pattern, factor, entries, H, A, C, system)
 

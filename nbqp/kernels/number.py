@@ -13,7 +13,7 @@ opposite(c)       the condition that c does not hold
 empty(like, n)    an array of n numbers of the same kind as `like`, uninitialised
 zeros(like, n)    an array of n numbers of the same kind as `like`, 0
 lanes_of(a)       an array of vectors as an array of doubles, eight for each of them
-by_kind(f, g)     f where all arguments are doubles, arrays of them and others, else g
+by_kind(f, g)     g where some argument is an array of vectors, else f
 ================= ==============================================================
 
 Under NUMBA_DISABLE_JIT a vector is an array of eight, and an array of vectors has eight columns.
@@ -308,6 +308,7 @@ else:
         if like == VECTOR:
 
             def of_vectors(like, n):
+                # Numba's own indexing takes the entries of an array for aligned.
                 memory = np.empty(WIDTH * n + CACHE_LINE // 8)
                 first = (-memory.ctypes.data % CACHE_LINE) // 8
                 return _as_vectors(memory[first : first + WIDTH * n])
@@ -341,7 +342,7 @@ else:
             super().__init__(name=f"choice({self.scalar.name}, {self.vector.name})")
 
         def _chosen(self, args):
-            return self.vector if VECTORS in args or VECTOR in args else self.scalar
+            return self.vector if VECTORS in args else self.scalar
 
         def get_call_type(self, context, args, kws):
             return self._chosen(args).get_call_type(context, args, kws)

@@ -36,14 +36,16 @@ from nbqp.kernels.structure import (
 )
 from nbqp.kernels.vector import WIDTH, load, splat, store
 
-# Steps after which a QP is left to `proxqp`, or after so many in which no residual has improved on its
-# lowest by a tenth.
+# Steps after which a QP is left to `proxqp`, or after more than so many in which no residual has improved
+# on its lowest by a tenth.
 MOST_STEPS = 30
 PATIENCE = 8
 # Residuals at which the sides that hold are sought, and the ratio of slack and multiplier that tells
 # which of them vanishes.
 HOLD = 1e-3
 CLEAR = 0.1
+# Residuals need not fall below their tolerances: what does not end there is not a matter of accuracy.
+WITHIN = 1.0
 NONE = -1
 
 
@@ -238,13 +240,17 @@ def _hold_active_sides(wide, lane, lanes):
     move(wide.work.tol, lane, wide.work.res, lane)
     lanes.kept_total[lane] = lanes.total[lane]
     lanes.kept_count[lane] = lanes.count[lane]
+    # Without sides a step is Newton's, in full.
     lanes.count[lane] = 0.0
     lanes.holding[lane] = True
 
 
 @kernel
 def _go_back(wide, lane, lanes):
-    """Undo `_hold_active_sides` and the step since; the next attempt is at a tighter tolerance."""
+    """Undo `_hold_active_sides` and the step since; the next attempt is at a tighter tolerance.
+
+    Slacks and multipliers of sides have not moved, and rho and mu are not worse for having been adapted.
+    """
     move(wide.norm.lo, lane, wide.problem.lo, lane)
     move(wide.norm.hi, lane, wide.problem.hi, lane)
     move(wide.saved.x, lane, wide.it.x, lane)
@@ -337,8 +343,8 @@ def solve_lanes_range(
 ):
     """Solve those of the samples begin..end-1 that the smoothed phase solves without further ado.
 
-    Arguments as those of `proxqp.solve_range`, to which rows of `out` are left as NOT_RUN, with the
-    steps so far, that are not solved.
+    Samples that are not solved stay NOT_RUN, with the steps so far in out.iter, for `proxqp.solve_range`,
+    which takes the same arguments.
     """
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
@@ -392,7 +398,7 @@ def solve_lanes_range(
         for lane in range(WIDTH):
             if lanes.sample[lane] == NONE:
                 _ask_for_nothing(wide, lane)
-        take_step(wide, 0.0, 1.0, load(lanes.total, 0), load(lanes.count, 0))
+        take_step(wide, 0.0, WITHIN, load(lanes.total, 0), load(lanes.count, 0))
         _measure(wide, aim, lanes.total, lanes.count)
         for lane in range(WIDTH):
             if lanes.sample[lane] != NONE:

@@ -61,7 +61,8 @@ TO_BOUNDARY = 0.99
 # The share of a residual, or of its tolerance, that may remain as an error of a direction, which the next
 # one corrects.
 ERROR_SHARE = 1e-2
-# Long-winded programs (LISWET10) end only where rho and mu go as low as the residuals do.
+# The `share` of `take_step` with which rho and mu go as low as the residuals do: long-winded programs
+# (LISWET10) end only so.
 NO_SHARE = 0.0
 # A direction that leaves more of a residual has failed.
 FAILED_SHARE = 0.5

@@ -8,13 +8,13 @@ from nbqp.kernels.jit import entry
 
 
 @entry
-def symmetrise_range(mirror, H, begin, end, size, skew):
+def symmetrise(mirror, H, size, skew):
     """Replace H[k] by its symmetric part.
 
     H (batch, nnz): overwritten. mirror (nnz): where each entry's mirror image stands. size and skew (batch):
     overwritten by the largest |H_ij| and |H_ij - H_ji|, entries that are not finite counting as 0.
     """
-    for k in range(begin, end):
+    for k in range(len(H)):
         values = H[k]
         largest = 0.0
         worst = 0.0

@@ -29,7 +29,7 @@ def test_it_writes_accurate_samples_a_report_and_a_figure(
 def test_a_fit_is_that_of_a_power() -> None:
     points = [Point(size, [3.0 * size**1.5]) for size in (1, 100, 1000, 10000)]
     points[0].seconds = [1e3]
-    assert Sweep("sweep", "horizon", points).exponent() == pytest.approx(1.5)
+    assert Sweep("sweep", "horizon", 1, points).exponent() == pytest.approx(1.5)
 
 
 def test_no_repeats_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ def test_eight_systems_have_the_solutions_of_numpy(
     rng = np.random.default_rng(3)
     M = [rng.standard_normal((rows, n)) * (rng.random((rows, n)) <= density) for rows in shape]
     H, A, C = M[0].T @ M[0], M[1], M[2]
-    qp = QP(*(sp.csc_array(part) for part in (H,)), np.zeros(n), A=A, b=np.zeros(n_eq), C=C, u=1.0)
+    qp = QP(sp.csc_array(H), np.zeros(n), A=A, b=np.zeros(n_eq), C=C, u=1.0)
     w = 10.0 ** rng.uniform(-3, 3, (WIDTH, n_in + n))
     w[rng.random(w.shape) < 0.3] = np.inf
     r = rng.standard_normal((WIDTH, n + n_eq + n_in + n))
@@ -137,7 +137,7 @@ def test_eight_systems_have_the_solutions_of_numpy(
         assert not d[k, ~kept].any()
 
 
-def copies(args: dict[str, Any], count: int) -> dict[str, Any]:
+def with_other_costs(args: dict[str, Any], count: int) -> dict[str, Any]:
     """A batch of one QP and of others with other g, of which some may have no solution."""
     g = np.asarray(args["g"])
     changes = np.random.default_rng(5).standard_normal((count, len(g)))
@@ -149,7 +149,7 @@ def copies(args: dict[str, Any], count: int) -> dict[str, Any]:
 def test_a_batch_finds_what_single_solves_find(mixture: Any) -> None:
     counts = {True: 0, False: 0}
     for problem in mixture(np.random.default_rng(11), 60):
-        data = copies(problem.args, 11)
+        data = with_other_costs(problem.args, 11)
         batch = nbqp.solve_batch(**data, settings=EPS)
         for k, g in enumerate(data["g"]):
             single = nbqp.solve_qp(**{**data, "g": g}, settings=EPS)
@@ -249,7 +249,7 @@ def test_a_time_limit_leaves_no_sample_that_was_begun_as_not_run() -> None:
         assert (status is nbqp.Status.NOT_RUN) == (steps == 0)
 
 
-@pytest.mark.parametrize("most", [30, 31, 60])
+@pytest.mark.parametrize("most", [30, 31, 60, 299, 300])
 def test_few_iterations_suffice_for_as_much_in_a_batch(most: int) -> None:
     """Contradicting rows: the steps of lanes, which find no certificates, take none away."""
     rng = np.random.default_rng(8)
