@@ -19,33 +19,12 @@ from nbqp.kernels.adjoint import (
     set_right_side,
     write_solution,
 )
-from nbqp.kernels.jit import entry, kernel
+from nbqp.kernels.jit import entry
 from nbqp.kernels.kkt import refine_unregularised
-from nbqp.kernels.lanes import put, take
+from nbqp.kernels.lanes import put, put_scales, take, take_scales
 from nbqp.kernels.state import new_iterate, new_problem, new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
 from nbqp.kernels.vector import WIDTH, splat, store
-
-
-@kernel
-def _put_scaled(problem, wide, lane):
-    """Copy the matrices of a scaled QP, and what takes its solution to the user's units, to a lane."""
-    put(problem.H, wide.H, lane)
-    put(problem.A, wide.A, lane)
-    put(problem.C, wide.C, lane)
-    put(problem.D, wide.D, lane)
-    put(problem.E, wide.E, lane)
-    put(problem.F, wide.F, lane)
-    put(problem.cost, wide.cost, lane)
-
-
-@kernel
-def _take_scales(wide, lane, problem):
-    """The inverse of `_put_scaled`, without the matrices."""
-    take(wide.D, lane, problem.D)
-    take(wide.E, lane, problem.E)
-    take(wide.F, lane, problem.F)
-    take(wide.cost, lane, problem.cost)
 
 
 @entry
@@ -101,7 +80,10 @@ def solve_kkt_lanes_range(
             if own_matrices or not loaded:
                 # A shared scaling belongs to matrices that are shared.
                 scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, problem)
-                _put_scaled(problem, wide, count)
+                put(problem.H, wide.H, count)
+                put(problem.A, wide.A, count)
+                put(problem.C, wide.C, count)
+                put_scales(problem, wide, count)
             set_active_weights(side[k], side_box[k], w)
             put(w, system.w, count)
             set_right_side(
@@ -145,7 +127,7 @@ def solve_kkt_lanes_range(
             if replaced[lane] > 0.0 or has_null or not error[lane] <= ACCEPTED:
                 continue
             code[k] = REGULAR
-            _take_scales(wide, lane, problem)
+            take_scales(wide, lane, problem)
             take(system.dx, lane, point.x)
             take(system.dy, lane, point.y)
             take(system.dz, lane, point.z)

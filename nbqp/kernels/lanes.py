@@ -30,3 +30,21 @@ def move(source, lane, target, into):
     lanes = lanes_of(target)
     for i in range(len(source)):
         lanes[WIDTH * i + into] = values[WIDTH * i + lane]
+
+
+@kernel
+def put_scales(problem, wide, lane):
+    """Copy what takes a scaled problem to the user's units to a lane of eight."""
+    put(problem.D, wide.D, lane)
+    put(problem.E, wide.E, lane)
+    put(problem.F, wide.F, lane)
+    put(problem.cost, wide.cost, lane)
+
+
+@kernel
+def take_scales(wide, lane, problem):
+    """The inverse of `put_scales`."""
+    take(wide.D, lane, problem.D)
+    take(wide.E, lane, problem.E)
+    take(wide.F, lane, problem.F)
+    take(wide.cost, lane, problem.cost)

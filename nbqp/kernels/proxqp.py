@@ -328,7 +328,7 @@ def solve_range(
     ws = new_workspace(0.0, pattern, factor, EntriesReference(*entries_values), abort)
     limits = ws.limits
     aim = aim_at(options, AIM, options.gap_rounding)
-    own_rows = len(scaling.D) == 0 or len(data.A) > 1 or len(data.C) > 1
+    own_rows = len(scaling.D) == 0
     scaled = False
     for k in range(begin, end):
         if out.status[k] != NOT_RUN or abort[0] != 0:

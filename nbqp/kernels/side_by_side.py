@@ -15,7 +15,7 @@ import numpy as np
 from nbqp.kernels.barrier import sides
 from nbqp.kernels.feasible import LEAST_LOOSE, TIGHTER
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.lanes import move, put, take
+from nbqp.kernels.lanes import move, put, put_scales, take, take_scales
 from nbqp.kernels.number import lanes_of, zeros
 from nbqp.kernels.proxqp import AIM, aim_at, starts_cold
 from nbqp.kernels.residuals import exact_residuals, set_tolerances, worst_ratio
@@ -54,6 +54,7 @@ class Lanes:
     """What is known of the QP in each lane (WIDTH), and a copy of what a last step may spoil."""
 
     sample: Ints  # NONE where there is no QP
+    seen: Flags  # whether there ever was one: rows that all share are there then
     idle: Ints  # steps without progress
     holding: Flags  # whether it has its active sides as equations
     loose: Floats  # multiple of the tolerances below which these are sought
@@ -65,11 +66,36 @@ class Lanes:
     kept_tol: Floats
 
 
+@struct
+class Queue:
+    """QPs that have been started, the last of which enters a lane first."""
+
+    sample: Ints  # (WIDTH,)
+    seen: Flags  # (WIDTH,) as those of `Lanes`
+    total: Floats  # (WIDTH,) what `measure_point` has returned
+    count: Floats
+    length: Ints  # (1,)
+    following: Ints  # (1,) the first sample that has not been looked at
+
+
+@kernel
+def _new_queue(begin):
+    return Queue(
+        np.full(WIDTH, NONE),
+        np.zeros(WIDTH, dtype=np.bool_),
+        np.zeros(WIDTH),
+        np.zeros(WIDTH),
+        np.zeros(1, dtype=np.int64),
+        np.full(1, begin),
+    )
+
+
 @kernel
 def _new_lanes():
     vector = splat(0.0)
     return Lanes(
         np.full(WIDTH, NONE),
+        np.zeros(WIDTH, dtype=np.bool_),
         np.zeros(WIDTH, dtype=np.int64),
         np.zeros(WIDTH, dtype=np.bool_),
         np.zeros(WIDTH),
@@ -93,13 +119,22 @@ def _put_problem(problem, wide, lane, with_rows):
     put(problem.b, wide.b, lane)
     put(problem.lo, wide.lo, lane)
     put(problem.hi, wide.hi, lane)
-    put(problem.D, wide.D, lane)
-    put(problem.E, wide.E, lane)
-    put(problem.F, wide.F, lane)
     put(problem.unit_e, wide.unit_e, lane)
     put(problem.unit, wide.unit, lane)
     put(problem.unit_d, wide.unit_d, lane)
-    put(problem.cost, wide.cost, lane)
+    put_scales(problem, wide, lane)
+
+
+@kernel
+def _move_iterate(it, lane, target, into):
+    """Move a point and its products to a lane of another iterate."""
+    move(it.x, lane, target.x, into)
+    move(it.y, lane, target.y, into)
+    move(it.z, lane, target.z, into)
+    move(it.Hx, lane, target.Hx, into)
+    move(it.dual, lane, target.dual, into)
+    move(it.e, lane, target.e, into)
+    move(it.v, lane, target.v, into)
 
 
 @kernel
@@ -124,12 +159,7 @@ def _move_qp(waiting, lane, wide, into, with_rows):
     move(problem.unit, lane, target.unit, into)
     move(problem.unit_d, lane, target.unit_d, into)
     move(problem.cost, lane, target.cost, into)
-    move(waiting.it.x, lane, wide.it.x, into)
-    move(waiting.it.y, lane, wide.it.y, into)
-    move(waiting.it.z, lane, wide.it.z, into)
-    move(waiting.it.dual, lane, wide.it.dual, into)
-    move(waiting.it.e, lane, wide.it.e, into)
-    move(waiting.it.v, lane, wide.it.v, into)
+    _move_iterate(waiting.it, lane, wide.it, into)
     move(waiting.barrier.s_lo, lane, wide.barrier.s_lo, into)
     move(waiting.barrier.z_lo, lane, wide.barrier.z_lo, into)
     move(waiting.barrier.s_hi, lane, wide.barrier.s_hi, into)
@@ -156,13 +186,10 @@ def _take_point(wide, lane, ws):
     take(problem.b, lane, target.b)
     take(wide.norm.lo, lane, target.lo)
     take(wide.norm.hi, lane, target.hi)
-    take(problem.D, lane, target.D)
-    take(problem.E, lane, target.E)
-    take(problem.F, lane, target.F)
     take(problem.unit_e, lane, target.unit_e)
     take(problem.unit, lane, target.unit)
     take(problem.unit_d, lane, target.unit_d)
-    take(problem.cost, lane, target.cost)
+    take_scales(problem, lane, target)
     take(wide.it.x, lane, ws.it.x)
     take(wide.it.y, lane, ws.it.y)
     take(wide.it.z, lane, ws.it.z)
@@ -227,13 +254,7 @@ def _hold_active_sides(wide, lane, lanes):
             side = hi[i] if upper else lo[i]
             lo[i] = side if lower or upper else -np.inf
             hi[i] = side if lower or upper else np.inf
-    move(wide.it.x, lane, wide.saved.x, lane)
-    move(wide.it.y, lane, wide.saved.y, lane)
-    move(wide.it.z, lane, wide.saved.z, lane)
-    move(wide.it.Hx, lane, wide.saved.Hx, lane)
-    move(wide.it.dual, lane, wide.saved.dual, lane)
-    move(wide.it.e, lane, wide.saved.e, lane)
-    move(wide.it.v, lane, wide.saved.v, lane)
+    _move_iterate(wide.it, lane, wide.saved, lane)
     move(wide.work.res, lane, lanes.kept_res, lane)
     move(wide.work.tol, lane, lanes.kept_tol, lane)
     # Only errors within the tolerances will do.
@@ -253,13 +274,7 @@ def _go_back(wide, lane, lanes):
     """
     move(wide.norm.lo, lane, wide.problem.lo, lane)
     move(wide.norm.hi, lane, wide.problem.hi, lane)
-    move(wide.saved.x, lane, wide.it.x, lane)
-    move(wide.saved.y, lane, wide.it.y, lane)
-    move(wide.saved.z, lane, wide.it.z, lane)
-    move(wide.saved.Hx, lane, wide.it.Hx, lane)
-    move(wide.saved.dual, lane, wide.it.dual, lane)
-    move(wide.saved.e, lane, wide.it.e, lane)
-    move(wide.saved.v, lane, wide.it.v, lane)
+    _move_iterate(wide.saved, lane, wide.it, lane)
     move(lanes.kept_res, lane, wide.work.res, lane)
     move(lanes.kept_tol, lane, wide.work.tol, lane)
     lanes.total[lane] = lanes.kept_total[lane]
@@ -327,6 +342,48 @@ def _measure(wide, options, total, count):
     store(count, 0, number)
 
 
+@kernel
+def _fill(ws, waiting, queue, data, scaling, warm, options, end, own_rows, out):
+    """Scale the next QPs, up to eight, start the smoothed phase of all, and measure their first points."""
+    while queue.length[0] < WIDTH and queue.following[0] < end:
+        k = queue.following[0]
+        queue.following[0] += 1
+        if out.status[k] != NOT_RUN or not starts_cold(warm, k):
+            continue
+        place = queue.length[0]
+        # A shared scaling belongs to matrices that are shared.
+        with_rows = own_rows or not queue.seen[place]
+        qp = sample_data(data, k)
+        copy_scaling(ws.pattern, scaling, qp.H, qp.A, qp.C, ws.problem)
+        scale_problem(ws.pattern, qp, ws.problem, with_rows)
+        _put_problem(ws.problem, waiting.problem, place, with_rows)
+        queue.sample[place] = k
+        queue.seen[place] = True
+        queue.length[0] += 1
+    if queue.length[0] > 0:
+        regularise(waiting)
+        start_smoothed(waiting)
+        _measure(waiting, options, queue.total, queue.count)
+        waiting.work.lowest[:] = np.inf
+
+
+@kernel
+def _enter(waiting, queue, wide, lane, lanes, loose, own_rows, out):
+    """Move the last QP of the queue to a lane."""
+    queue.length[0] -= 1
+    place = queue.length[0]
+    k = queue.sample[place]
+    _move_qp(waiting, place, wide, lane, own_rows or not lanes.seen[lane])
+    lanes.sample[lane] = k
+    lanes.seen[lane] = True
+    lanes.total[lane] = queue.total[place]
+    lanes.count[lane] = queue.count[place]
+    lanes.idle[lane] = 0
+    lanes.holding[lane] = False
+    lanes.loose[lane] = loose
+    out.factorizations[k] = 1
+
+
 @entry
 def solve_lanes_range(
     pattern_values,
@@ -353,51 +410,23 @@ def solve_lanes_range(
     wide = new_workspace(splat(0.0), pattern, factor, entries, abort)
     waiting = new_workspace(splat(0.0), pattern, factor, entries, abort)
     lanes = _new_lanes()
-    queue = _new_lanes()
+    queue = _new_queue(begin)
     aim = aim_at(options, AIM, options.gap_rounding)
-    own_rows = len(scaling.D) == 0 or len(data.A) > 1 or len(data.C) > 1
-    loaded = False
-    filled = 0
-    following = begin
-    queued = 0
+    loose = max(LEAST_LOOSE, HOLD / options.eps_abs)
+    own_rows = len(scaling.D) == 0
     while True:
         used = 0
         for lane in range(WIDTH):
-            if lanes.sample[lane] == NONE and queued == 0 and abort[0] == 0:
-                while queued < WIDTH and following < end:
-                    k = following
-                    following += 1
-                    if out.status[k] != NOT_RUN or not starts_cold(warm, k):
-                        continue
-                    qp = sample_data(data, k)
-                    copy_scaling(pattern, scaling, qp.H, qp.A, qp.C, ws.problem)
-                    scale_problem(pattern, qp, ws.problem, own_rows or not loaded)
-                    _put_problem(ws.problem, waiting.problem, queued, own_rows or not loaded)
-                    queue.sample[queued] = k
-                    queued += 1
-                if queued > 0:
-                    loaded = loaded or queued == WIDTH
-                    regularise(waiting)
-                    start_smoothed(waiting)
-                    _measure(waiting, aim, queue.total, queue.count)
-                    waiting.work.lowest[:] = np.inf
-            if lanes.sample[lane] == NONE and queued > 0:
-                queued -= 1
-                _move_qp(waiting, queued, wide, lane, own_rows or filled < WIDTH)
-                filled += 1
-                lanes.sample[lane] = queue.sample[queued]
-                lanes.total[lane] = queue.total[queued]
-                lanes.count[lane] = queue.count[queued]
-                lanes.idle[lane] = 0
-                lanes.holding[lane] = False
-                lanes.loose[lane] = max(LEAST_LOOSE, HOLD / options.eps_abs)
-                out.factorizations[lanes.sample[lane]] = 1
+            if lanes.sample[lane] == NONE:
+                if queue.length[0] == 0 and abort[0] == 0:
+                    _fill(ws, waiting, queue, data, scaling, warm, aim, end, own_rows, out)
+                if queue.length[0] > 0:
+                    _enter(waiting, queue, wide, lane, lanes, loose, own_rows, out)
+                else:
+                    _ask_for_nothing(wide, lane)
             used += lanes.sample[lane] != NONE
         if used == 0:
             break
-        for lane in range(WIDTH):
-            if lanes.sample[lane] == NONE:
-                _ask_for_nothing(wide, lane)
         take_step(wide, 0.0, WITHIN, load(lanes.total, 0), load(lanes.count, 0))
         _measure(wide, aim, lanes.total, lanes.count)
         for lane in range(WIDTH):
