@@ -196,7 +196,9 @@ def report(found: Sequence[Sweep], threads: tuple[float, float, float], head: st
                     show(point.residual, ".0e"),
                 ]
             )
-    fits = ", ".join(f"{sweep.unit}^{sweep.exponent():.2f} ({sweep.name})" for sweep in found)
+    fits = ", ".join(
+        f"{sweep.unit}^{show(sweep.exponent(), '.2f')} ({sweep.name})" for sweep in found
+    )
     one, two, ratio = threads
     return "\n\n".join(
         [
