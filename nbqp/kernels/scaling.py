@@ -13,17 +13,8 @@ import numpy as np
 from nbqp.kernels.csc import first_of_dense
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.vector import (
-    WIDTH,
-    greatest,
-    load_head,
-    magnitudes,
-    peak,
-    product,
-    scaled,
-    splat,
-    store_head,
-)
+from nbqp.kernels.number import maximum
+from nbqp.kernels.vector import WIDTH, load_head, peak, splat, store_head
 
 SWEEPS = 10
 # One sweep's factor, and rows that are (nearly) empty keep their scale.
@@ -37,10 +28,9 @@ def _raise_dense(column, d, E, rows):
     largest = splat(0.0)
     for i in range(0, len(column), WIDTH):
         head = min(len(column) - i, WIDTH)
-        values = product(magnitudes(load_head(column, i, head)), load_head(E, i, head))
-        values = scaled(values, d)
-        store_head(rows, i, greatest(load_head(rows, i, head), values), head)
-        largest = greatest(largest, values)
+        values = abs(load_head(column, i, head)) * load_head(E, i, head) * d
+        store_head(rows, i, maximum(values, load_head(rows, i, head)), head)
+        largest = maximum(values, largest)
     return peak(largest)
 
 
@@ -157,7 +147,7 @@ def scale_cost(pattern, H, g, D):
             for p in range(begin, end, WIDTH):
                 head = min(end - p, WIDTH)
                 scales = load_head(D, p - begin + first, head)
-                norms = greatest(norms, product(magnitudes(load_head(H, p, head)), scales))
+                norms = maximum(abs(load_head(H, p, head)) * scales, norms)
             largest = peak(norms)
         else:
             for p in range(begin, end):

@@ -14,9 +14,6 @@ splat(s)             the scalar s in all eight places
 part(a, i)           the entry i of a vector
 fma(a, b, c)         a * b + c for vectors
 total(a)             the sum of a vector, halves first
-product(a, b)        a * b for vectors
-magnitudes(a)        |a|
-greatest(a, b)       the larger of two vectors, entry by entry; b where a is NaN
 peak(a)              the largest entry of a vector
 scaled(a, s)         a * s for a vector a and a scalar s
 negative_fma(a,s,c)  c - a * s for a vector a, a scalar s and a vector c
@@ -67,15 +64,6 @@ if numba.config.DISABLE_JIT:
         a = a[:4] + a[4:]
         a = a[:2] + a[2:]
         return a[0] + a[1]
-
-    def product(a, b):
-        return a * b
-
-    def magnitudes(a):
-        return np.abs(a)
-
-    def greatest(a, b):
-        return np.where(a > b, a, b)
 
     def peak(a):
         return a.max()
@@ -215,9 +203,6 @@ else:
 
         return VECTOR(VECTOR, VECTOR, VECTOR), codegen
 
-    def _larger(builder, a, b):
-        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
-
     def _folded(builder, vector, combine):
         """The entries of a vector as one number, halves first."""
         for half in (4, 2, 1):
@@ -237,33 +222,12 @@ else:
     @intrinsic
     def peak(typingctx, a):
         def codegen(context, builder, signature, args):
-            return _folded(builder, args[0], lambda low, high: _larger(builder, low, high))
+            def larger(a, b):
+                return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+            return _folded(builder, args[0], larger)
 
         return types.float64(VECTOR), codegen
-
-    @intrinsic
-    def greatest(typingctx, a, b):
-        def codegen(context, builder, signature, args):
-            return _larger(builder, *args)
-
-        return VECTOR(VECTOR, VECTOR), codegen
-
-    @intrinsic
-    def magnitudes(typingctx, a):
-        def codegen(context, builder, signature, args):
-            function = builder.module.declare_intrinsic(
-                f"llvm.fabs.v{WIDTH}f64", fnty=ir.FunctionType(_IR_VECTOR, [_IR_VECTOR])
-            )
-            return builder.call(function, args)
-
-        return VECTOR(VECTOR), codegen
-
-    @intrinsic
-    def product(typingctx, a, b):
-        def codegen(context, builder, signature, args):
-            return builder.fmul(*args)
-
-        return VECTOR(VECTOR, VECTOR), codegen
 
     @intrinsic
     def scaled(typingctx, a, s):

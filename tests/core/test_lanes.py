@@ -12,7 +12,8 @@ import nbqp
 from nbqp.analysis import analyse_qp
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.kkt import factor_system, solve_regularised
-from nbqp.kernels.number import any_of, lanes_of, maximum, minimum, opposite, where, zeros
+from nbqp.kernels.lanes import put, take
+from nbqp.kernels.number import any_of, maximum, minimum, opposite, where, zeros
 from nbqp.kernels.state import new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference
 from nbqp.kernels.vector import WIDTH, splat
@@ -53,13 +54,11 @@ def together(x, y, out):
     wide_y = zeros(splat(0.0), size)
     wide_out = zeros(splat(0.0), size)
     for k in range(WIDTH):
-        for i in range(size):
-            lanes_of(wide_x)[WIDTH * i + k] = x[k, i]
-            lanes_of(wide_y)[WIDTH * i + k] = y[k, i]
+        put(x[k], wide_x, k)
+        put(y[k], wide_y, k)
     formulas(wide_x, wide_y, wide_out)
     for k in range(WIDTH):
-        for i in range(size):
-            out[k, i] = lanes_of(wide_out)[WIDTH * i + k]
+        take(wide_out, k, out[k])
 
 
 def test_a_kernel_means_the_same_on_vectors_as_on_doubles() -> None:
@@ -81,35 +80,26 @@ def solve_eight(pattern_values, factor_values, entries_values, H, A, C, w, r, d)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
     system = new_system(splat(0.0), pattern, factor)
-    n, n_eq, m = pattern.n, pattern.n_eq, pattern.n_in + pattern.n
+    n, n_eq = pattern.n, pattern.n_eq
     wide_H = zeros(splat(0.0), len(H))
     wide_A = zeros(splat(0.0), len(A))
     wide_C = zeros(splat(0.0), len(C))
-    for i in range(len(H)):
-        wide_H[i] = H[i]
-    for i in range(len(A)):
-        wide_A[i] = A[i]
-    for i in range(len(C)):
-        wide_C[i] = C[i]
     system.rho[0] = 1e-3
     system.mu_e[:] = 1e-2
     for k in range(WIDTH):
-        for i in range(m):
-            lanes_of(system.w)[WIDTH * i + k] = w[k, i]
-            lanes_of(system.r3)[WIDTH * i + k] = r[k, n + n_eq + i]
-        for i in range(n):
-            lanes_of(system.r1)[WIDTH * i + k] = r[k, i]
-        for i in range(n_eq):
-            lanes_of(system.r2)[WIDTH * i + k] = r[k, n + i]
+        put(H, wide_H, k)
+        put(A, wide_A, k)
+        put(C, wide_C, k)
+        put(w[k], system.w, k)
+        put(r[k, :n], system.r1, k)
+        put(r[k, n : n + n_eq], system.r2, k)
+        put(r[k, n + n_eq :], system.r3, k)
     factor_system(pattern, factor, entries, wide_H, wide_A, wide_C, system)
     solve_regularised(pattern, factor, system)
     for k in range(WIDTH):
-        for i in range(n):
-            d[k, i] = lanes_of(system.dx)[WIDTH * i + k]
-        for i in range(n_eq):
-            d[k, n + i] = lanes_of(system.dy)[WIDTH * i + k]
-        for i in range(m):
-            d[k, n + n_eq + i] = lanes_of(system.dz)[WIDTH * i + k]
+        take(system.dx, k, d[k, :n])
+        take(system.dy, k, d[k, n : n + n_eq])
+        take(system.dz, k, d[k, n + n_eq :])
 
 
 @pytest.mark.parametrize("shape", [(5, 2, 3), (23, 9, 30), (64, 40, 1), (40, 1, 70)])
