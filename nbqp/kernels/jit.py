@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+from llvmlite import binding, ir
 from numba.core.compiler import CompilerBase, DefaultPassBuilder, Flags
 from numba.core.compiler_machinery import LoweringPass, register_pass
 from numba.core.typed_passes import AnnotateTypes, NativeLowering
@@ -66,6 +67,58 @@ class _PrepareIntermediate(LoweringPass):  # type: ignore[misc]
         return False
 
 
+COUNTING = {"NRT_incref": 1, "NRT_decref": -1}
+"""Functions of Numba's runtime, and what they add to a count of references."""
+
+
+@functools.cache
+def _plain_counts() -> str:
+    """Numba's functions for counting references to an array, without atomic operations, to be inlined.
+
+    Whatever a kernel counts belongs to the thread that runs it: records and arrays of its own, and the
+    arrays of its arguments, which Numba wraps anew for every call.
+    """
+    word, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
+    module = ir.Module("plain_counts")
+    release = ir.Function(
+        module, ir.FunctionType(ir.VoidType(), [pointer]), "NRT_MemInfo_call_dtor"
+    )
+
+    def define(name: str, change: int) -> None:
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer]), name)
+        function.attributes.add("alwaysinline")
+        counted = function.args[0]
+        builder = ir.IRBuilder(function.append_basic_block())
+        with builder.if_then(builder.icmp_unsigned("!=", counted, ir.Constant(pointer, None))):
+            place = builder.bitcast(counted, word.as_pointer())
+            count = builder.add(builder.load(place), ir.Constant(word, change))
+            builder.store(count, place)
+            if change < 0:
+                last = builder.icmp_unsigned("==", count, ir.Constant(word, 0))
+                with builder.if_then(last, likely=False):
+                    builder.call(release, [counted])
+        builder.ret_void()
+
+    for name, change in COUNTING.items():
+        define(name, change)
+    return str(module)
+
+
+def _optimise_with_plain_counts(library: Any) -> None:
+    """As Numba's own, which prunes counting between a cheap and a full optimisation."""
+    codegen = library._codegen
+    cheap, cheap_builder = codegen._module_pass_manager(
+        loop_vectorize=codegen._loopvect, slp_vectorize=False, opt=codegen._opt_level, cost="cheap"
+    )
+    cheap.run(library._final_module, cheap_builder)
+    # Strong definitions, which replace those that came with Numba's libraries.
+    library._final_module.link_in(binding.parse_assembly(_plain_counts()))
+    for name in COUNTING:
+        library._final_module.get_function(name).linkage = "internal"
+    full, full_builder = codegen._module_pass_manager()
+    full.run(library._final_module, full_builder)
+
+
 def _callers_first(library: Any) -> list[Any]:
     """All libraries below one, each after all that call it: LLVM links only what it misses so far."""
     seen, callees_first = {library}, []
@@ -97,6 +150,7 @@ class _PrepareEntry(LoweringPass):  # type: ignore[misc]
 
         def finalise_with_all() -> None:
             library._linking_libraries = _callers_first(library)[1:]
+            library._optimize_final_module = lambda: _optimise_with_plain_counts(library)
             finalise()
 
         library.finalize = finalise_with_all
