@@ -16,7 +16,7 @@ from nbqp.kernels.status import NONCONVEX
 from nbqp.kernels.structure import Floats, Ints
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
-from nbqp.solution import Certificate, Status
+from nbqp.solution import STATUSES, Certificate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,9 +170,9 @@ def solve_batch(
         run_time,
     )
     if settings.verbose:
-        counts = Counter(Status(int(code)).name for code in out.status)
+        counts = Counter(status.name for status in STATUSES[out.status])
         print(f"nbqp: batch of {qp.batch} in {run_time:.3g} s: {dict(counts)}")
-    status = np.array([Status(int(code)) for code in out.status], dtype=object)
+    status = STATUSES[out.status]
     certificate = Certificate(
         out.certificate_x, out.certificate_y, out.certificate_z, out.certificate_z_box
     )

@@ -17,9 +17,7 @@ def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> np
     H = qp.H.values
     if H.shape[1] == 0:
         return np.zeros(qp.batch, dtype=np.bool_)
-    columns = np.repeat(np.arange(qp.n), np.diff(qp.H.p))
-    if np.array_equal(columns, qp.H.i):
-        # Diagonal.
+    if _is_diagonal(qp):
         nonconvex = H.min(axis=1) < -TOLERANCE * np.abs(H).max(axis=1)
     else:
         nonconvex = np.zeros(len(H), dtype=np.bool_)
@@ -34,3 +32,9 @@ def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> np
 
         split_range(run, len(H), thread_count(len(H), threads))
     return np.broadcast_to(nonconvex, qp.batch) & ~qp.invalid
+
+
+def _is_diagonal(qp: QP) -> bool:
+    """Whether H has no entry off its diagonal."""
+    p, i = qp.H.p, qp.H.i
+    return len(i) <= qp.n and np.array_equal(np.repeat(np.arange(qp.n), np.diff(p)), i)

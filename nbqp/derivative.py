@@ -120,6 +120,11 @@ def warn_of_multipliers(closest: npt.NDArray[np.bool_], r: Point) -> None:
         )
 
 
+def _where(statuses: npt.NDArray[np.object_], status: Status) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (statuses == status).astype(np.bool_)
+    return found
+
+
 class _Linearised:
     """A solution or a batch of them with leading batch axis, its active set and its failures."""
 
@@ -135,10 +140,8 @@ class _Linearised:
         self.qp = solution.problem
         self.single = isinstance(solution, Solution)
         status = np.atleast_1d(np.array(solution.status, dtype=object))
-        self.failed = np.array([s not in DIFFERENTIABLE for s in status], dtype=np.bool_)
-        self.closest = np.array(
-            [s is Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE for s in status], dtype=np.bool_
-        )
+        self.closest = _where(status, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
+        self.failed = ~_where(status, Status.SOLVED) & ~self.closest
         if on_failure == "raise" and self.failed.any():
             k = int(np.flatnonzero(self.failed)[0])
             where = "" if self.single else f" for sample {k}"

@@ -53,6 +53,9 @@ ACTIVE = 10.0
 
 SIDES = tuple(range(VIOLATED_LOWER, VIOLATED_UPPER + 1))
 """All that a row can do, ascending: `side_shares(SIDES)` is a table with the index side - SIDES[0]."""
+_HALF = np.where(np.equal(SIDES, BOTH), 0.5, 0.0)
+_LOW = np.where(np.isin(SIDES, (LOWER, NEAR_LOWER, VIOLATED_LOWER)), 1.0, _HALF)
+_HIGH = np.where(np.isin(SIDES, (UPPER, NEAR_UPPER, VIOLATED_UPPER)), 1.0, _HALF)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -73,15 +76,18 @@ class Adjoint(NamedTuple):
 
 def active_tolerance(solution: Solution | BatchSolution) -> Floats:
     """Distance (batch,) at which a row counts as on its side, from the accuracy of the solution."""
-    reached: Floats = np.nan_to_num(np.atleast_1d(solution.info.pri_res))
-    return ACTIVE * np.maximum(solution.settings.eps_abs, reached)
+    # NaN counts as nothing.
+    reached: Floats = np.fmax(solution.settings.eps_abs, np.atleast_1d(solution.info.pri_res))
+    return ACTIVE * reached
 
 
 def without_failed(failed: Bools, parts: Iterable[Floats]) -> tuple[Floats, ...]:
-    """Copies of the parts (batch, .) with zeros for the samples that failed (batch,).
+    """The parts (batch, .) with zeros for the samples that failed (batch,).
 
     What a failed sample holds may be NaN, which must not enter products with its zero adjoint.
     """
+    if not failed.any():
+        return tuple(parts)
     return tuple(np.where(failed[:, None], 0.0, part) for part in parts)
 
 
@@ -90,16 +96,16 @@ def find_active_set(qp: QP, point: Point, shifts: Shifts, tolerance: Floats) -> 
     active = ActiveSet(
         np.zeros((qp.batch, qp.n_in), dtype=np.int64), np.zeros((qp.batch, qp.n), dtype=np.int64)
     )
+    point = Point(*map(kernel_array, point))
+    shifts = Shifts(*map(kernel_array, shifts))
     active_sides(qp.pattern(), qp.data(), point, shifts, tolerance, *active)
     return active
 
 
 def side_shares(side: npt.ArrayLike) -> tuple[Floats, Floats]:
     """How much of a row's right-hand side is its lower and its upper side: 1, 0, or half each."""
-    half = np.where(np.equal(side, BOTH), 0.5, 0.0)
-    low = np.where(np.isin(side, (LOWER, NEAR_LOWER, VIOLATED_LOWER)), 1.0, half)
-    high = np.where(np.isin(side, (UPPER, NEAR_UPPER, VIOLATED_UPPER)), 1.0, half)
-    return low, high
+    index = np.subtract(side, SIDES[0])
+    return _LOW[index], _HIGH[index]
 
 
 def solve_adjoint(

@@ -6,6 +6,7 @@ min 1/2 x'Hx + g'x   s.t.   Ax = b,   l <= Cx <= u,   lb <= x <= ub
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ import scipy.sparse
 from nbqp.errors import DataError, PatternError, ShapeError, SymmetryError
 from nbqp.kernels.structure import Data, Floats, Ints, Pattern, kernel_array
 from nbqp.kernels.symmetry import find_mirror, symmetrise
+from nbqp.kernels.validity import settle
 from nbqp.stored_pattern import StoredPattern
 
 Vector: TypeAlias = "npt.ArrayLike | None"
@@ -25,8 +27,6 @@ Form: TypeAlias = Literal["scalar", "shared", "batched"] | StoredPattern | None
 
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 """Of the nine data."""
-INFINITE_BOUND = 1e18
-"""A bound of at least this magnitude is infinite."""
 ROUNDINGS = 16.0
 """Units of rounding, of its own type, that the two halves of a symmetric H may differ by."""
 
@@ -86,8 +86,7 @@ class SparseMatrix:
             return cls((rows, columns), p, i.astype(np.int64), dense[i, j][None])
         if dense.ndim == 3 and batch:
             size, rows, columns = dense.shape
-            p = np.arange(columns + 1, dtype=np.int64) * rows
-            i = np.tile(np.arange(rows, dtype=np.int64), columns)
+            p, i = _full_pattern(rows, columns)
             # A copy even where there is one row or column, whose transpose is contiguous already.
             values = np.array(dense.transpose(0, 2, 1), order="C").reshape(size, -1)
             return cls((rows, columns), p, i, values)
@@ -103,6 +102,13 @@ class SparseMatrix:
         """Where each entry's mirror image stands, or None if the pattern is not symmetric."""
         mirror = np.empty(len(self.i), dtype=np.int64)
         return mirror if find_mirror(self.p, self.i, mirror) else None
+
+
+@functools.lru_cache(maxsize=8)
+def _full_pattern(rows: int, columns: int) -> tuple[Ints, Ints]:
+    """The pattern of a matrix without zeros, which all QPs with one share and none changes."""
+    p = np.arange(columns + 1, dtype=np.int64) * rows
+    return p, np.tile(np.arange(rows, dtype=np.int64), columns)
 
 
 def numbers(name: str, value: Any) -> Floats:
@@ -125,18 +131,12 @@ def _vector(name: str, value: Vector, size: int, default: float, batch: bool) ->
     # A copy: what the user does to the array later is no business of a solution's residuals.
     array = numbers(name, value).copy()
     if array.ndim == 0:
-        array = np.full(size, float(array))
+        return np.full((1, size), float(array))
     ranks = (1, 2) if batch else (1,)
     if array.ndim not in ranks or array.shape[-1] != size:
         expected = f"({size},)" + (f" or (batch, {size})" if batch else "")
         raise ShapeError(f"{name}: expected shape {expected}, got {np.shape(value)}.")
     return array[None] if array.ndim == 1 else array
-
-
-def _bound(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:
-    """One side, with magnitudes from `INFINITE_BOUND` on made infinite."""
-    side = _vector(name, value, size, default, batch)
-    return np.where(np.abs(side) >= INFINITE_BOUND, np.copysign(np.inf, side), side)
 
 
 class QP:
@@ -164,7 +164,7 @@ class QP:
     H, A, C : SparseMatrix
         Copies; an absent H has no entries, an absent A or C no rows.
     g, b, l, u, lb, ub : (1 or batch, size) float64
-        Copies; an absent side, or one of at least `INFINITE_BOUND` in magnitude, is infinite.
+        Copies; an absent side, or one of at least 1e18 in magnitude, is infinite.
     forms : dict of str to Form
         How each of the nine data was given, by name: "scalar", "shared" (no batch axis), "batched",
         its `StoredPattern` where it is a scipy.sparse matrix, None where it is absent.
@@ -220,13 +220,16 @@ class QP:
         self.batch = self._batch_size()
         self.is_batch = batch
         self._batched = {
-            name for name, value in given.items() if np.ndim(value) == (3 if name in "HAC" else 2)
+            name
+            for name, value in given.items()
+            if value is not None and np.ndim(value) == (3 if name in "HAC" else 2)
         }
         self.forms: dict[str, Form] = {
             name: self._form(name, value) for name, value in given.items()
         }
         self.invalid = np.zeros(self.batch, dtype=np.bool_)
-        self._check_values(NAMES)
+        if not settle(self.data()):
+            self._find_bad_values(NAMES)
         if H is not None:
             self._symmetrise(getattr(H, "dtype", np.dtype(np.float64)))
 
@@ -245,7 +248,8 @@ class QP:
             **self.forms,
             **{name: self._form(name, value) for name, value in vectors.items()},
         }
-        problem._check_values(vectors)
+        if not settle(problem.data()):
+            problem._find_bad_values(vectors)
         return problem
 
     def _require_partners(self, given: Mapping[str, Any]) -> None:
@@ -267,19 +271,19 @@ class QP:
         sides = {"l": self.n_in, "u": self.n_in, "lb": self.n, "ub": self.n}
         for name in sides.keys() & given.keys():
             absent = -np.inf if name.startswith("l") else np.inf
-            setattr(self, name, _bound(name, given[name], sides[name], absent, batch))
+            setattr(self, name, _vector(name, given[name], sides[name], absent, batch))
 
     def _form(self, name: str, value: Any) -> Form:
         """How a datum was given."""
         if value is None:
             return None
-        if scipy.sparse.issparse(value):
-            return StoredPattern(value)
         if name in self._batched:
             return "batched"
+        if scipy.sparse.issparse(value):
+            return StoredPattern(value)
         return "scalar" if np.ndim(value) == 0 else "shared"
 
-    def _check_values(self, names: Collection[str]) -> None:
+    def _find_bad_values(self, names: Collection[str]) -> None:
         """Reject NaN, infinite entries and crossed bounds among the data of these names."""
         for name in ("H", "g", "A", "b", "C"):
             if name in names:

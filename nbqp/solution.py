@@ -50,6 +50,10 @@ class Status(enum.Enum):
     NOT_RUN = codes.NOT_RUN
 
 
+STATUSES = np.array(sorted(Status, key=lambda status: status.value), dtype=object)
+"""The `Status` of each value, from 0 on."""
+
+
 class Certificate(NamedTuple):
     """A proof of infeasibility to within `Settings.eps_primal_inf` or `eps_dual_inf`.
 
