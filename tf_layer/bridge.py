@@ -34,7 +34,10 @@ from nbqp.problem import QP
 
 OnFailure = Literal["raise", "nan", "keep"]
 Arrays = Sequence[npt.NDArray[Any]]
+Function = Callable[..., list[npt.NDArray[Any]]]
 
+COUNTS = 2
+"""So many integers of a sample are its status and its Newton steps; its sides follow."""
 DIFFERENTIABLE_CODES = [status.value for status in DIFFERENTIABLE]
 """The values of the statuses that come with a derivative."""
 
@@ -54,6 +57,8 @@ class Description:
 
     Parameters
     ----------
+    n
+        The number of variables.
     dense
         Names of the data that are tensors, in the order in which they are passed.
     sparse
@@ -66,6 +71,7 @@ class Description:
         Whether a warm start, x, y, z, z_box, follows the data.
     """
 
+    n: int
     dense: tuple[str, ...]
     sparse: tuple[tuple[str, tuple[int, int]], ...]
     settings: nbqp.Settings
@@ -83,7 +89,6 @@ class Description:
         """The inverse of `to_json`."""
         fields = json.loads(text)
         sparse = tuple((name, (shape[0], shape[1])) for name, shape in fields["sparse"])
-        # What a graph that was saved by an earlier version does not name has its default.
         fields |= {
             "dense": tuple(fields["dense"]),
             "sparse": sparse,
@@ -100,16 +105,22 @@ class Description:
         return named
 
 
-def _solve(description: Any, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Solve a batch: x, y, z, z_box, s_e, s_i, s_box, status, Newton steps, sides of rows and bounds."""
-    about = Description.from_json(_text(description))
+def _solve(about: Description, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Solve a batch.
+
+    Returns
+    -------
+    list
+        x, y, z, z_box, s_e, s_i, s_box side by side (batch, .), and, as int32 (batch, .), status,
+        Newton steps and the sides of rows and of bounds.
+    """
     start = Point(*arrays[-len(Point._fields) :]) if about.warm else None
     solution = nbqp.solve_batch(
         **about.arguments(arrays), settings=about.settings, warm_start=start
     )
     status = np.array([s.value for s in solution.status], dtype=np.int32)
-    failed = ~np.isin(status, DIFFERENTIABLE_CODES)
-    if failed.any() and about.on_failure == "raise":
+    failed = _failed(status)
+    if about.on_failure == "raise" and failed.any():
         k = int(np.flatnonzero(failed)[0])
         raise nbqp.UnsolvedError(
             f"solve_qp: expected every sample to be SOLVED, got {nbqp.Status(status[k]).name} for "
@@ -120,62 +131,77 @@ def _solve(description: Any, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]
     known = Point(*without_failed(failed, point))
     moved = Shifts(*without_failed(failed, shifts))
     active = find_active_set(solution.problem, known, moved, active_tolerance(solution))
+    values = np.concatenate((*point, *shifts), axis=1)
     if about.on_failure == "nan":
-        for part in (*point, *shifts):
-            part[failed] = np.nan
-    return [*point, *shifts, status, solution.info.iter.astype(np.int32), *active]
+        values[failed] = np.nan
+    columns = (status[:, None], solution.info.iter[:, None], *active)
+    return [values, np.concatenate(columns, axis=1, dtype=np.int32, casting="unsafe")]
 
 
 def _solve_kkt(
-    description: Any,
-    status: npt.NDArray[Any],
-    side: npt.NDArray[Any],
-    side_box: npt.NDArray[Any],
-    r_x: npt.NDArray[Any],
-    r_y: npt.NDArray[Any],
-    r_z: npt.NDArray[Any],
-    r_box: npt.NDArray[Any],
-    r_s_e: npt.NDArray[Any],
-    r_s_i: npt.NDArray[Any],
-    r_s_box: npt.NDArray[Any],
-    *matrices: npt.NDArray[Any],
+    about: Description, codes: npt.NDArray[Any], r: npt.NDArray[Any], *matrices: npt.NDArray[Any]
 ) -> list[npt.NDArray[Any]]:
-    """Solve the adjoint system of each sample: b1, b2 (y, z, z_box), b4; failed ones by the policy."""
-    about = Description.from_json(_text(description))
+    """Solve the adjoint system of each sample; failed ones by the policy.
+
+    Parameters
+    ----------
+    codes
+        The second array that `_solve` returns.
+    r
+        Right-hand sides: minus the derivative of the loss by the first one.
+
+    Returns
+    -------
+    list
+        b1, b2 (of y, z, z_box) and b4 side by side.
+    """
     given = about.arguments(matrices)
-    no_b = np.zeros((len(r_x), r_y.shape[1])) if "A" in given else None
-    qp = QP(**given, g=np.zeros_like(r_x), b=no_b, batch=True)
-    failed = ~np.isin(status, DIFFERENTIABLE_CODES)
+    n, n_in = about.n, codes.shape[1] - COUNTS - about.n
+    n_eq = (r.shape[1] - 3 * n - 2 * n_in) // 2
+    parts = np.split(r, np.cumsum((n, n_eq, n_in, n, n_eq, n_in)), axis=1)
+    active = ActiveSet(codes[:, COUNTS : COUNTS + n_in], codes[:, COUNTS + n_in :])
+    no_b = np.zeros((len(r), n_eq)) if "A" in given else None
+    qp = QP(**given, g=np.zeros((len(r), n)), b=no_b, batch=True)
+    status = codes[:, 0]
+    failed = _failed(status)
     closest = status == nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE.value
     if about.order > 1 and closest.any():
         raise nbqp.UnsolvedError(
             "solve_qp: expected feasible samples for second derivatives, got the closest feasible QP "
             f"of sample {int(np.flatnonzero(closest)[0])}."
         )
-    r = Point(*without_failed(failed, (r_x, r_y, r_z, r_box)))
-    r_s = Shifts(*without_failed(failed, (r_s_e, r_s_i, r_s_box)))
-    warn_of_multipliers(closest, r)
-    b, b4 = solve_adjoint(qp, ActiveSet(side, side_box), r, r_s, closest, failed)
-    results = [*b, b4]
+    point_parts = len(Point._fields)
+    r_point = Point(*without_failed(failed, parts[:point_parts]))
+    r_shifts = Shifts(*without_failed(failed, parts[point_parts:]))
+    warn_of_multipliers(closest, r_point)
+    b, b4 = solve_adjoint(qp, active, r_point, r_shifts, closest, failed)
+    results = np.concatenate((*b, b4), axis=1)
     if about.on_failure == "nan":
-        for part in results:
-            part[failed] = np.nan
-    return results
+        results[failed] = np.nan
+    return [results]
 
 
-def _text(description: Any) -> bytes:
-    return bytes(np.asarray(description).item())
+def _failed(status: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    failed: npt.NDArray[np.bool_] = status != DIFFERENTIABLE_CODES[0]
+    for code in DIFFERENTIABLE_CODES[1:]:
+        failed &= status != code
+    return failed
 
 
-SOLVE = "nbqp_solve_v2"
-SOLVE_KKT = "nbqp_solve_kkt_v2"
-_functions: dict[str, Callable[..., list[npt.NDArray[Any]]]] = {
-    SOLVE: _solve,
-    SOLVE_KKT: _solve_kkt,
-}
+def _described(function: Function) -> Function:
+    """The function of a graph's op, whose first input is a description as text."""
+    return lambda text, *arrays: function(
+        Description.from_json(bytes(np.asarray(text).item())), *arrays
+    )
+
+
+SOLVE = "nbqp_solve_v3"
+SOLVE_KKT = "nbqp_solve_kkt_v3"
+_functions: dict[str, Function] = {SOLVE: _solve, SOLVE_KKT: _solve_kkt}
+_ops = {name: _described(function) for name, function in _functions.items()}
 # The registry has no public face for a fixed name; the names that it makes up are counters, and a
 # saved graph that holds a counter calls whatever function has it in the process that loads it.
-script_ops._py_funcs._funcs.update(_functions)
+script_ops._py_funcs._funcs.update(_ops)
 
 
 def call(
@@ -183,16 +209,15 @@ def call(
     description: Description,
     tensors: Sequence[Any],
     dtypes: Sequence[tf.DType],
-    shapes: Sequence[Sequence[int | None]],
+    widths: Sequence[int | None],
 ) -> list[Any]:
-    """Run SOLVE or SOLVE_KKT on tensors."""
+    """Run SOLVE or SOLVE_KKT on tensors; the results are (batch, width)."""
     if tf.executing_eagerly() and not any(tf.is_symbolic_tensor(t) for t in tensors):
-        arrays = [np.asarray(t) for t in tensors]
-        results = _functions[name](description.to_json().encode(), *arrays)
+        results = _functions[name](description, *(np.asarray(t) for t in tensors))
         return [tf.convert_to_tensor(array) for array in results]
     outputs = tf.raw_ops.PyFuncStateless(
         input=[tf.constant(description.to_json()), *tensors], token=name, Tout=list(dtypes)
     )
-    for output, shape in zip(outputs, shapes, strict=True):
-        output.set_shape(shape)
+    for output, width in zip(outputs, widths, strict=True):
+        output.set_shape([None, width])
     return list(outputs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -21,6 +22,7 @@ from nbqp.kkt_system import SIDES, Point, Shifts, side_shares
 from nbqp.problem import ROUNDINGS
 from nbqp.settings import to_settings
 from tf_layer.bridge import (
+    COUNTS,
     DIFFERENTIABLE_CODES,
     SOLVE,
     SOLVE_KKT,
@@ -60,17 +62,28 @@ class QPOutput(NamedTuple):
         return QPOutput._make([*(tf.cast(part, dtype) for part in self[:PARTS]), *self[PARTS:]])
 
 
-OUTPUTS = len(QPOutput._fields)
-
-
 class _Problem(NamedTuple):
-    """The tensors of a problem in double precision with a batch, and its sparse constants."""
+    """A problem in double precision with a batch.
+
+    tensors: the data that may have gradients, which the description names first; constants: dense ones
+    by name, without; parts: the arrays of sparse constants; rows: of A and C, integers or tensors.
+    """
 
     description: Description
     tensors: tuple[Any, ...]
-    constants: tuple[Any, ...]
+    constants: dict[str, Any]
+    parts: tuple[Any, ...]
     start: tuple[Any, ...]
-    sizes: tuple[int | None, int | None, int | None]
+    rows: tuple[Any, Any]
+
+    def named(self, tensors: Sequence[Any]) -> dict[str, Any]:
+        """Tensors in the place of `tensors` by the names of their data."""
+        return dict(zip(self.description.dense, tensors, strict=False))
+
+    def point_widths(self) -> tuple[Any, ...]:
+        """Columns of x, y, z, z_box, integers or tensors."""
+        n, (n_eq, n_in) = self.description.n, self.rows
+        return n, n_eq, n_in, n
 
 
 def solve_qp(
@@ -155,34 +168,46 @@ def solve_qp(
     batched = any(t.shape.rank == (3 if k in MATRICES else 2) for k, t in dense.items())
     if not batched:
         dense["g"] = dense["g"][tf.newaxis]
-    rows: dict[str, int | None] = {k: dense[k].shape[-2] for k in MATRICES if k in dense}
+    rows: dict[str, Any] = {k: _rows(dense[k]) for k in MATRICES if k in dense}
     rows |= {name: matrix.shape[0] for name, matrix in sparse.items()}
     for name in ("lb", "ub", "l", "u"):
         if name in dense and dense[name].shape.rank == 0:
             size = n if name in ("lb", "ub") else rows.get("C", 0)
-            # Rows whose number is known only when the graph runs.
-            size = tf.shape(dense["C"])[-2] if size is None else size
             dense[name] = tf.fill([size], dense[name])
+    dense = {name: tf.cast(tensor, DOUBLE) for name, tensor in dense.items()}
+    constants = {name: dense.pop(name) for name in [*dense] if _is_constant(given[name])}
     start = () if warm_start is None else _start(warm_start, batched)
     problem = _Problem(
         Description(
-            tuple(dense),
+            n,
+            (*dense, *constants),
             tuple((name, tuple(matrix.shape)) for name, matrix in sparse.items()),
             to_settings(settings),
             on_failure,
             warm=warm_start is not None,
         ),
-        tuple(tf.cast(t, DOUBLE) for t in dense.values()),
+        tuple(dense.values()),
+        constants,
         tuple(
             tf.constant(part)
             for m in sparse.values()
             for part in (m.data.astype(np.float64), m.indices, m.indptr)
         ),
         start,
-        (n, rows.get("A", 0), rows.get("C", 0)),
+        (rows.get("A", 0), rows.get("C", 0)),
     )
     outputs = _differentiable_solve(problem).astype(dtype)
     return outputs if batched else QPOutput._make(part[0] for part in outputs)
+
+
+def _rows(matrix: Any) -> Any:
+    """The number of rows, a tensor where it is known only when the graph runs."""
+    return tf.shape(matrix)[-2] if matrix.shape[-2] is None else matrix.shape[-2]
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether what the user gave cannot have a gradient. (A list may hold tensors.)"""
+    return isinstance(value, (np.ndarray, np.generic, Real))
 
 
 def _start(warm_start: Sequence[Any], batched: bool) -> tuple[Any, ...]:
@@ -238,61 +263,88 @@ def _differentiable_solve(problem: _Problem) -> QPOutput:
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def inner(*tensors: Any) -> Any:
-        values = _solve(problem, tensors)
-        return values, lambda *d: _gradients(problem, tensors, values, d[:PARTS])
+        values, codes = _solve(problem, tensors)
+        return (values, codes), lambda d, _: _gradients(problem, tensors, values, codes, d)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def outer(*tensors: Any) -> Any:
-        values = inner(*tensors)
-        return values[:OUTPUTS], lambda *d: _gradients(problem, tensors, values, d[:PARTS])
+        values, codes = inner(*tensors)
+        return (values, codes), lambda d, _: _gradients(problem, tensors, values, codes, d)
 
-    return QPOutput._make(outer(*problem.tensors))
+    values, codes = outer(*problem.tensors)
+    parts = _split(values, _value_widths(problem))
+    return QPOutput._make([*parts, codes[:, 0], codes[:, 1]])
+
+
+def _value_widths(problem: _Problem) -> tuple[Any, ...]:
+    """Columns of x, y, z, z_box, s_e, s_i, s_box."""
+    point = problem.point_widths()
+    return *point, *point[1:]
+
+
+def _split(values: Any, widths: Sequence[Any]) -> list[Any]:
+    """The parts of these widths, integers or tensors, that stand side by side."""
+    parts = tf.split(values, widths, axis=1)
+    for part, width in zip(parts, widths, strict=True):
+        if isinstance(width, int):
+            part.set_shape([None, width])
+    return list(parts)
+
+
+def _total(widths: Sequence[Any]) -> int | None:
+    """Their sum, where all are known."""
+    return sum(widths) if all(isinstance(width, int) for width in widths) else None
 
 
 def _solve(problem: _Problem, tensors: Sequence[Any]) -> list[Any]:
-    n, n_eq, n_in = problem.sizes
-    widths = (n, n_eq, n_in, n, n_eq, n_in, n)
+    _, _, n_in, n = problem.point_widths()
     return call(
         SOLVE,
         problem.description,
-        [*tensors, *problem.constants, *problem.start],
-        [*([DOUBLE] * PARTS), tf.int32, tf.int32, tf.int64, tf.int64],
-        [*([None, width] for width in widths), [None], [None], [None, n_in], [None, n]],
+        [*tensors, *problem.constants.values(), *problem.parts, *problem.start],
+        [DOUBLE, tf.int32],
+        [_total(_value_widths(problem)), _total([COUNTS, n_in, n])],
     )
 
 
 def _gradients(
-    problem: _Problem, tensors: Sequence[Any], values: Sequence[Any], cotangents: Sequence[Any]
+    problem: _Problem, tensors: Sequence[Any], values: Any, codes: Any, cotangent: Any
 ) -> list[Any]:
     """The gradient of each tensor: outer products of the adjoint with the solution."""
-    *point, status, _, side, side_box = values
-    # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
-    solved = tf.reduce_any(
-        tf.equal(status[:, tf.newaxis], DIFFERENTIABLE_CODES), axis=1, keepdims=True
-    )
-    x, y, z, _, s_e, s_i, _ = (tf.where(solved, part, tf.zeros_like(part)) for part in point)
-    named = dict(zip(problem.description.dense, tensors, strict=True))
-    r = [-d for d in cotangents]
-    *b, b4 = _kkt_solution(problem, named, (status, side, side_box), r)
-    low, high = _shares(side)
-    low_box, high_box = _shares(side_box)
-    gradients = {
-        **_matrix_gradients(named, b, (x, y, z), b4, (s_e, s_i)),
-        "g": b[0],
-        "b": -b[1],
-        "l": -low * b[2],
-        "u": -high * b[2],
-        "lb": -low_box * b[3],
-        "ub": -high_box * b[3],
+    if problem.description.on_failure != "raise":
+        # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
+        solved = tf.reduce_any(tf.equal(codes[:, :1], DIFFERENTIABLE_CODES), axis=1, keepdims=True)
+        values = tf.where(solved, values, tf.zeros_like(values))
+    x, y, z, _, s_e, s_i, _ = _split(values, _value_widths(problem))
+    named = problem.named(tensors)
+    w = _kkt_solution(problem, named, codes, -cotangent)
+    *b, b4 = _split(w, _adjoint_widths(problem))
+    _, _, n_in, n = problem.point_widths()
+    _, side, side_box = _split(codes, (COUNTS, n_in, n))
+    vectors = {
+        "g": lambda: b[0],
+        "b": lambda: -b[1],
+        "l": lambda: -_share(side, LOW) * b[2],
+        "u": lambda: -_share(side, HIGH) * b[2],
+        "lb": lambda: -_share(side_box, LOW) * b[3],
+        "ub": lambda: -_share(side_box, HIGH) * b[3],
     }
+    gradients = _matrix_gradients(named, b, (x, y, z), b4, (s_e, s_i))
+    gradients |= {name: vectors[name]() for name in named if name in vectors}
     return [_summed(gradients[name], tensor) for name, tensor in named.items()]
 
 
-def _shares(side: Any) -> tuple[Any, Any]:
+def _adjoint_widths(problem: _Problem) -> tuple[Any, ...]:
+    """Columns of b1, b2 (of y, z, z_box) and b4."""
+    return *problem.point_widths(), problem.description.n
+
+
+LOW, HIGH = side_shares(SIDES)
+
+
+def _share(side: Any, shares: Any) -> Any:
     """`nbqp.kkt_system.side_shares` of a tensor: a look-up, since sides are few."""
-    low, high = side_shares(SIDES)
-    index = side - SIDES[0]
-    return tf.gather(tf.constant(low), index), tf.gather(tf.constant(high), index)
+    return tf.gather(tf.constant(shares), side - SIDES[0])
 
 
 def _matrix_gradients(
@@ -342,42 +394,42 @@ def _summed(gradient: Any, tensor: Any) -> Any:
 
 
 def _kkt_solution(
-    problem: _Problem,
-    named: dict[str, Any],
-    active: Sequence[Any],
-    r: Sequence[Any],
-    order: int = 1,
-) -> list[Any]:
-    """b1, b2 and b4 for r = -dL/d(x, y, z, z_box, s_e, s_i, s_box).
+    problem: _Problem, named: dict[str, Any], codes: Any, r: Any, order: int = 1
+) -> Any:
+    """b1, b2 and b4 for r = -dL/d(x, y, z, z_box, s_e, s_i, s_box), both side by side.
 
     Its own gradient, where no sample has shifts, is one more solve: with w = K^-1 r and s = K^-1 dL/dw,
     dL/dr = s and dL/dK = -s w'; r_s has no effect then, as rows of V are independent.
     """
     names = [name for name in MATRICES if name in named]
+    constant = {name: part for name, part in problem.constants.items() if name in MATRICES}
     description = dataclasses.replace(
-        problem.description, dense=tuple(names), order=order, warm=False
+        problem.description, dense=(*names, *constant), order=order, warm=False
     )
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def kkt_solution(*tensors: Any) -> Any:
-        r, matrices = tensors[:PARTS], tensors[PARTS:]
-        shapes = [part.shape for part in (*r[:POINT], r[0])]
-        w = call(
+    def kkt_solution(r: Any, *matrices: Any) -> Any:
+        widths = _adjoint_widths(problem)
+        (w,) = call(
             SOLVE_KKT,
             description,
-            [*active, *r, *matrices, *problem.constants],
-            [DOUBLE] * len(shapes),
-            shapes,
+            [codes, r, *matrices, *constant.values(), *problem.parts],
+            [DOUBLE],
+            [_total(widths)],
         )
 
-        def gradient(*cotangents: Any) -> list[Any]:
-            no_shifts = [tf.zeros_like(part) for part in r[POINT:]]
-            right = [*cotangents[:POINT], *no_shifts]
-            s = _kkt_solution(problem, named, active, right, order + 1)[:POINT]
+        def gradient(cotangent: Any) -> list[Any]:
+            no_shifts = [tf.zeros_like(part) for part in _split(r, _value_widths(problem))[POINT:]]
+            *right, _ = _split(cotangent, widths)
+            s = _kkt_solution(
+                problem, named, codes, tf.concat([*right, *no_shifts], axis=1), order + 1
+            )
+            *s, _ = _split(s, widths)
             given = dict(zip(names, matrices, strict=True))
-            by_name = _matrix_gradients(given, [-part for part in s], w[:3])
-            return [*s, *no_shifts, *(_summed(by_name[name], given[name]) for name in names)]
+            by_name = _matrix_gradients(given, [-part for part in s], _split(w, widths)[:3])
+            by_matrix = [_summed(by_name[name], given[name]) for name in names]
+            return [tf.concat([*s, *no_shifts], axis=1), *by_matrix]
 
         return w, gradient
 
-    return list(kkt_solution(*r, *(named[name] for name in names)))
+    return kkt_solution(r, *(named[name] for name in names))
