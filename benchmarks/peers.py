@@ -42,11 +42,7 @@ class TensorFlowLayer:
     """`tf_layer.solve_qp` under a gradient tape, eager or as a graph."""
 
     def __init__(self, problem: Problem, eps: float, graph: bool) -> None:
-        import tensorflow as tf
-
-        # Fixed when the first op runs, which importing the layer may do.
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf = import_tensorflow()
         from tf_layer import solve_qp
 
         settings = nbqp.Settings(eps_abs=eps, primal_infeasibility_solving=problem.closest)
@@ -148,7 +144,18 @@ class TorchLayer:
         return {name: part.numpy() for name, part in zip(self._names, self._gradients, strict=True)}
 
 
-def _import_torch() -> Any:
+def import_tensorflow() -> Any:
+    """TensorFlow with one thread."""
+    import tensorflow as tf
+
+    # Fixed when the first op runs, which importing the layer may do.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return tf
+
+
+def import_torch() -> Any:
+    """PyTorch with one thread and in double precision."""
     import torch
 
     torch.set_num_threads(1)
@@ -183,7 +190,21 @@ def proxsuite_layer(
     """
     if structural_feasibility is None:
         structural_feasibility = not problem.closest
-    torch = _import_torch()
+    torch = import_torch()
+    layer = proxsuite_function(eps, structural_feasibility)
+
+    def solve(data: dict[str, Any]) -> tuple[Any, Callable[[], Point]]:
+        sides = [
+            data[name].clamp(-PROXSUITE_INFINITY, PROXSUITE_INFINITY) for name in ("lower", "upper")
+        ]
+        out = layer(*(data[name] for name in ("H", "g", "A", "b", "G")), *sides)
+        return out[0], lambda: Point(*(part.detach().numpy() for part in out[:3]))
+
+    return TorchLayer(torch, problem, solve)
+
+
+def proxsuite_function(eps: float, structural_feasibility: bool) -> Callable[..., Any]:
+    """ProxSuite's layer as a function of H, g, A, b, C, l, u, which returns x, y, z and more."""
     from proxsuite import proxqp
     from proxsuite.torch.qplayer import QPFunction
 
@@ -199,22 +220,18 @@ def proxsuite_layer(
 
     layer = QPFunction(eps=eps, eps_backward=eps, structural_feasibility=structural_feasibility)
 
-    def solve(data: dict[str, Any]) -> tuple[Any, Callable[[], Point]]:
-        sides = [
-            data[name].clamp(-PROXSUITE_INFINITY, PROXSUITE_INFINITY) for name in ("lower", "upper")
-        ]
+    def solve(*data: Any) -> Any:
         with mock.patch.object(proxqp.dense, "BatchQP", StrictBatchQP):
-            out = layer(*(data[name] for name in ("H", "g", "A", "b", "G")), *sides)
-        return out[0], lambda: Point(*(part.detach().numpy() for part in out[:3]))
+            return layer(*data)
 
-    return TorchLayer(torch, problem, solve)
+    return solve
 
 
 def qpth_layer(problem: Problem, eps: float) -> Peer:
     """Build OptNet (Amos & Kolter 2017), with a one-sided row for each finite side."""
     if problem.closest:
         raise NotImplementedError("has no closest feasible QPs")
-    torch = _import_torch()
+    torch = import_torch()
     from qpth.qp import QPFunction
 
     # Silent, since the report gives the residuals.
@@ -244,7 +261,7 @@ def cvxpylayers_layer(problem: Problem, eps: float) -> Peer:
     """Build a layer of cvxpylayers (Agrawal et al. 2019), by diffcp; constants are constants to it."""
     if problem.closest:
         raise NotImplementedError("has no closest feasible QPs")
-    torch = _import_torch()
+    torch = import_torch()
     cvxpy: Any = importlib.import_module("cvxpy")
     cvxpylayers: Any = importlib.import_module("cvxpylayers.torch")
 

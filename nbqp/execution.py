@@ -50,9 +50,10 @@ def run_solves(
     """
     out = new_output((qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
     for code, samples in {INVALID_DATA: qp.invalid, **(refused or {})}.items():
-        out.status[samples] = code
-        for array in (*out[:7], out.residuals):
-            array[samples] = np.nan
+        if samples.any():
+            out.status[samples] = code
+            for array in (*out[:7], out.residuals):
+                array[samples] = np.nan
     options, data = to_options(settings), qp.data()
     if scaling is None:
         scaling = shared_or_own_scaling(qp)

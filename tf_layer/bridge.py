@@ -209,15 +209,15 @@ def call(
     description: Description,
     tensors: Sequence[Any],
     dtypes: Sequence[tf.DType],
-    widths: Sequence[int | None],
+    shapes: Sequence[Sequence[int | None]],
 ) -> list[Any]:
-    """Run SOLVE or SOLVE_KKT on tensors; the results are (batch, width)."""
+    """Run SOLVE or SOLVE_KKT on tensors."""
     if tf.executing_eagerly() and not any(tf.is_symbolic_tensor(t) for t in tensors):
         results = _functions[name](description, *(np.asarray(t) for t in tensors))
         return [tf.convert_to_tensor(array) for array in results]
     outputs = tf.raw_ops.PyFuncStateless(
         input=[tf.constant(description.to_json()), *tensors], token=name, Tout=list(dtypes)
     )
-    for output, width in zip(outputs, widths, strict=True):
-        output.set_shape([None, width])
+    for output, shape in zip(outputs, shapes, strict=True):
+        output.set_shape(shape)
     return list(outputs)

@@ -8,7 +8,7 @@ pruned from a graph, and second derivatives follow from the same solve.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -66,7 +66,8 @@ class _Problem(NamedTuple):
     """A problem in double precision with a batch.
 
     tensors: the data that may have gradients, which the description names first; constants: dense ones
-    by name, without; parts: the arrays of sparse constants; rows: of A and C, integers or tensors.
+    by name, without; parts: the arrays of sparse constants; rows: of A and C, integers or tensors; batch:
+    where it is known before the graph runs.
     """
 
     description: Description
@@ -75,6 +76,7 @@ class _Problem(NamedTuple):
     parts: tuple[Any, ...]
     start: tuple[Any, ...]
     rows: tuple[Any, Any]
+    batch: int | None
 
     def named(self, tensors: Sequence[Any]) -> dict[str, Any]:
         """Tensors in the place of `tensors` by the names of their data."""
@@ -195,6 +197,7 @@ def solve_qp(
         ),
         start,
         (rows.get("A", 0), rows.get("C", 0)),
+        _batch_size([*dense.items(), *constants.items()]),
     )
     outputs = _differentiable_solve(problem).astype(dtype)
     return outputs if batched else QPOutput._make(part[0] for part in outputs)
@@ -203,6 +206,14 @@ def solve_qp(
 def _rows(matrix: Any) -> Any:
     """The number of rows, a tensor where it is known only when the graph runs."""
     return tf.shape(matrix)[-2] if matrix.shape[-2] is None else matrix.shape[-2]
+
+
+def _batch_size(named: Iterable[tuple[str, Any]]) -> int | None:
+    """The size of the batch, None where a batch axis that has it may be unknown."""
+    sizes = {t.shape[0] for k, t in named if t.shape.rank == (3 if k in MATRICES else 2)}
+    known = sizes - {1, None}
+    # An axis of 1 is shared by a larger batch.
+    return known.pop() if known else 1 if sizes == {1} else None
 
 
 def _is_constant(value: Any) -> bool:
@@ -287,7 +298,7 @@ def _split(values: Any, widths: Sequence[Any]) -> list[Any]:
     parts = tf.split(values, widths, axis=1)
     for part, width in zip(parts, widths, strict=True):
         if isinstance(width, int):
-            part.set_shape([None, width])
+            part.set_shape([values.shape[0], width])
     return list(parts)
 
 
@@ -303,7 +314,10 @@ def _solve(problem: _Problem, tensors: Sequence[Any]) -> list[Any]:
         problem.description,
         [*tensors, *problem.constants.values(), *problem.parts, *problem.start],
         [DOUBLE, tf.int32],
-        [_total(_value_widths(problem)), _total([COUNTS, n_in, n])],
+        [
+            (problem.batch, _total(_value_widths(problem))),
+            (problem.batch, _total([COUNTS, n_in, n])),
+        ],
     )
 
 
@@ -415,7 +429,7 @@ def _kkt_solution(
             description,
             [codes, r, *matrices, *constant.values(), *problem.parts],
             [DOUBLE],
-            [_total(widths)],
+            [(problem.batch, _total(widths))],
         )
 
         def gradient(cotangent: Any) -> list[Any]:
