@@ -15,6 +15,7 @@ from nbqp.errors import (
 from nbqp.settings import Settings
 from nbqp.solution import Certificate, Info, Solution, Status
 from nbqp.solver import Solver, solve_qp
+from nbqp.sparse import Sparse
 from nbqp.warmup import warmup
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "ShapeError",
     "Solution",
     "Solver",
+    "Sparse",
     "Status",
     "SymmetryError",
     "Tangents",

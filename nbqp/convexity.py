@@ -22,7 +22,7 @@ def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> np
     else:
         nonconvex = np.zeros(len(H), dtype=np.bool_)
 
-        lanes = takes_lanes(qp, analysis) and qp.forms["H"] == "batched"
+        lanes = takes_lanes(qp, analysis) and qp.has_batch_axis("H")
 
         def run(begin: int, end: int) -> None:
             if lanes:

@@ -26,6 +26,7 @@ least-norm element (see `nbqp.least_norm`). Source: Bambade, Schramm, Taylor, Ca
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ from nbqp.kkt_system import (
 )
 from nbqp.problem import QP, numbers
 from nbqp.solution import Solution, Status
+from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
 
 OnFailure = Literal["raise", "nan", "zero"]
@@ -67,8 +69,8 @@ class Gradients:
     dL_dH, dL_dA, dL_dC
         Arrays of the shape of dense data. For scipy.sparse data matrices of their class (CSC for
         formats other than CSC, CSR and COO) with the entries that these had when the QP was made,
-        in their order, each the derivative with respect to that entry of the matrix. Index arrays
-        are shared by all gradients of the QP and read-only: `copy()` before a change of pattern.
+        in their order, each the derivative with respect to that entry of the matrix; a `Sparse` for a
+        `Sparse`. Index arrays are shared by all gradients of the QP and read-only: `copy()` before a change of pattern.
     dL_dg, dL_db, dL_dl, dL_du, dL_dlb, dL_dub
         Arrays of the shape of the data; a number for a number.
     """
@@ -293,6 +295,16 @@ def outer_products(
         form = qp.forms[name]
         if form is None:
             return None
+        if isinstance(form, Sparse) and form.ndim == 3:
+            rows, columns = form.pattern.entries
+            values = left[:, rows] * b.x[:, columns] + b2[:, rows] * point.x[:, columns]
+            values += s[:, rows] * b4[:, columns]
+            if form.shape[0] == 1:
+                values = values.sum(axis=0, keepdims=True)
+            return Sparse(form.pattern, values)
+        if isinstance(form, Sparse):
+            found = products_on_pattern(form.pattern, left, b.x, b2, point.x, s, b4)
+            return Sparse(form.pattern, found.data)
         if isinstance(form, StoredPattern):
             return products_on_pattern(form, left, b.x, b2, point.x, s, b4)
         if form == "batched" and len(getattr(qp, name).values) > 1:
@@ -389,12 +401,21 @@ def jvp(
         """M v, or M' v, for every sample."""
         if value is None:
             return np.zeros((qp.batch, qp.n if transposed else rows))
-        M = value if scipy.sparse.issparse(value) else numbers(name, value)
+        sparse = scipy.sparse.issparse(value) or isinstance(value, Sparse)
+        M = value if sparse else numbers(name, value)
         if M.shape not in ((rows, qp.n), (qp.batch, rows, qp.n)):
             raise ShapeError(
                 f"{name}: expected shape ({rows}, {qp.n}) or ({qp.batch}, {rows}, {qp.n}), "
                 f"got {M.shape}."
             )
+        if isinstance(M, Sparse):
+            _require_finite(name, M.values)
+            matrices = map(M.pattern.with_values, np.atleast_2d(numbers(name, M.values)))
+            samples = itertools.islice(itertools.cycle(matrices), qp.batch)
+            parts = [
+                (m.T if transposed else m) @ vector for m, vector in zip(samples, v, strict=True)
+            ]
+            return np.array(parts).reshape(qp.batch, -1)
         _require_finite(name, M.data if scipy.sparse.issparse(M) else M)
         if M.ndim == 3:
             product = np.einsum("kij,ki->kj" if transposed else "kij,kj->ki", M, v)

@@ -18,11 +18,12 @@ from nbqp.errors import DataError, PatternError, ShapeError, SymmetryError
 from nbqp.kernels.structure import Data, Floats, Ints, Pattern, kernel_array
 from nbqp.kernels.symmetry import find_mirror, symmetrise
 from nbqp.kernels.validity import settle
+from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
 
 Vector: TypeAlias = "npt.ArrayLike | None"
 Matrix: TypeAlias = Any  # dense array-like, scipy.sparse matrix or array, or None
-Form: TypeAlias = Literal["scalar", "shared", "batched"] | StoredPattern | None
+Form: TypeAlias = Literal["scalar", "shared", "batched"] | StoredPattern | Sparse | None
 """How a datum was given: as a number, without or with a batch axis, sparse, or not at all."""
 
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
@@ -59,7 +60,7 @@ class SparseMatrix:
 
     @classmethod
     def from_user(cls, name: str, value: Matrix, batch: bool) -> SparseMatrix:
-        """Take a dense array (.., rows, columns) or a scipy.sparse matrix.
+        """Take a dense array (.., rows, columns), a scipy.sparse matrix or a `Sparse`.
 
         A matrix that all samples share has the pattern of its nonzeros, a batched one is full.
         """
@@ -77,6 +78,13 @@ class SparseMatrix:
                 columns.indices.astype(np.int64),
                 columns.data.astype(np.float64)[None],
             )
+        if isinstance(value, Sparse):
+            if value.ndim == 3 and not batch:
+                raise ShapeError(f"{name}: expected a matrix, got shape {value.shape}.")
+            stored = value.pattern.columns
+            # Indexing would leave the array transposed.
+            ordered = np.take(np.atleast_2d(numbers(name, value.values)), stored.order, axis=1)
+            return cls(value.pattern.shape, stored.p, stored.i, ordered)
         dense = numbers(name, value)
         if dense.ndim == 2:
             rows, columns = dense.shape
@@ -145,7 +153,7 @@ class QP:
     Parameters
     ----------
     H, A, C
-        Dense arrays or scipy.sparse matrices of shapes (n, n), (n_eq, n), (n_in, n), or None.
+        Dense arrays, scipy.sparse matrices or `Sparse` of shapes (n, n), (n_eq, n), (n_in, n), or None.
         H is symmetric to within the rounding of its dtype; its symmetric part is used.
     g, b, l, u, lb, ub
         Vectors; bounds may be scalars, and None where absent.
@@ -167,7 +175,8 @@ class QP:
         Copies; an absent side, or one of at least 1e18 in magnitude, is infinite.
     forms : dict of str to Form
         How each of the nine data was given, by name: "scalar", "shared" (no batch axis), "batched",
-        its `StoredPattern` where it is a scipy.sparse matrix, None where it is absent.
+        its `StoredPattern` where it is a scipy.sparse matrix, itself where it is a `Sparse`, None where it
+        is absent.
     invalid : (batch,) bool
         Samples with NaN, infinite entries, crossed bounds or an H that is not symmetric.
 
@@ -252,6 +261,10 @@ class QP:
             problem._find_bad_values(vectors)
         return problem
 
+    def has_batch_axis(self, name: str) -> bool:
+        """Whether a datum was given with a batch axis."""
+        return name in self._batched
+
     def _require_partners(self, given: Mapping[str, Any]) -> None:
         """Raise `ShapeError` where a vector is given without its matrix, or b is missing."""
         if given["g"] is None:
@@ -277,6 +290,8 @@ class QP:
         """How a datum was given."""
         if value is None:
             return None
+        if isinstance(value, Sparse):
+            return value
         if name in self._batched:
             return "batched"
         if scipy.sparse.issparse(value):

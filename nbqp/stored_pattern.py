@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbqp.kernels.structure import Floats, Ints
+
+
+class Columns(NamedTuple):
+    """A pattern by columns (CSC), rows ascending: p, i, and which stored entry stands at each place."""
+
+    p: Ints
+    i: Ints
+    order: Ints
 
 
 class StoredPattern:
@@ -24,24 +32,39 @@ class StoredPattern:
 
     def __init__(self, matrix: Any) -> None:
         kept = matrix if matrix.format in ("csc", "csr", "coo") else matrix.tocsc()
-        self._class, self._format, self._shape = type(kept), kept.format, kept.shape
-        self._size = len(kept.data)
+        self._class, self._format, self.shape = type(kept), kept.format, kept.shape
+        self.size = len(kept.data)
         self._index = tuple(part.copy() for part in self._index_arrays(kept))
         # The constructor chooses the integer type of the indices: now, not anew for each gradient.
-        self._index = self._index_arrays(self.with_values(np.zeros(self._size)))
+        self._index = self._index_arrays(self.with_values(np.zeros(self.size)))
         for part in self._index:
             part.flags.writeable = False
 
     @functools.cached_property
     def entries(self) -> tuple[Ints, Ints]:
         """Row and column (nnz,) of every entry, as kernels take them."""
-        coo = self.with_values(np.zeros(self._size)).tocoo()
+        coo = self.with_values(np.zeros(self.size)).tocoo()
         return coo.row.astype(np.int64), coo.col.astype(np.int64)
+
+    @functools.cached_property
+    def columns(self) -> Columns:
+        """The pattern as kernels take it, where every entry is stored once."""
+        i, j = self.entries
+        order = np.lexsort((i, j))
+        p = np.zeros(self.shape[1] + 1, dtype=np.int64)
+        np.cumsum(np.bincount(j, minlength=self.shape[1]), out=p[1:])
+        return Columns(p, i[order], order)
+
+    @functools.cached_property
+    def has_duplicates(self) -> bool:
+        """Whether some entry is stored more than once."""
+        i, j = self.entries
+        return len(np.unique(j * self.shape[0] + i)) < self.size
 
     def with_values(self, values: Floats) -> Any:
         """A matrix that has the values (nnz,) at these entries."""
         index = (self._index,) if self._format == "coo" else self._index
-        return self._class((values, *index), shape=self._shape)
+        return self._class((values, *index), shape=self.shape)
 
     def _index_arrays(self, matrix: Any) -> tuple[Any, Any]:
         if self._format == "coo":
