@@ -35,7 +35,7 @@ from tf_layer import solve_qp
 Floats = npt.NDArray[np.float64]
 
 SAMPLES, TICK, NOISE = 64, 8, 0.25
-BATCH, RATE = 100, 0.003
+BATCH, RATE = 100, 0.005
 WEIGHTS = np.arange(0.2, 1.01, 0.05)
 """Of the differences, to choose from."""
 
