@@ -131,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     random = np.random.default_rng(args.seed)
     learn, test = make_signals(args.signals, random), make_signals(1000, random)
     warm_up(print)
+    # In double precision: rounding in single may leave DD' with negative eigenvalues.
     candidates = [TotalVariation(float(weight), dtype="float64") for weight in WEIGHTS]
     layer = min(candidates, key=lambda plain: mean_squared_error(plain(learn.noisy), learn))
     plain = ops.convert_to_numpy(layer(test.noisy))

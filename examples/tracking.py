@@ -1,4 +1,4 @@
-"""Track a day's demand for power with a forecast trained by what its errors cost.
+"""Train a forecast by the cost of the plans made with it: `python -m examples.tracking --help`.
 
 A network maps features of a day, such as its temperature, to a demand d^ for each half hour k, and a QP
 plans the output p_ik of generating units i for it, with shortages v and surpluses w:
@@ -12,7 +12,7 @@ shortage is as bad as a surplus; end to end, it learns through the QP from the c
 margin on top of the two-stage forecast, the best for the days to train with, is a third way to compare.
 
 The setting is that of Donti, Amos & Kolter, *Task-based end-to-end model learning in stochastic
-optimization*, 2017, section 4.2.  `python -m examples.tracking --help`.
+optimization*, 2017, section 4.2.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ STEPS, UNITS = 48, 3
 PRICE, SLOPE = np.array([1.0, 3.0, 6.0]), np.array([0.5, 1.0, 1.0])
 """Of the units' power: c and q, that of a slow, cheap unit first."""
 CAPACITY, RAMP = np.array([6.0, 4.0, 3.0]), np.array([0.1, 0.4, 2.0])
+"""Limits of the power, and of its change from one half hour to the next."""
 SHORTAGE, SURPLUS = 50.0, 0.5
+"""Prices, c_v and c_w."""
 BATCH, RATE = 50, 0.001
 FORECAST_EPOCHS = 100
 MARGINS = np.arange(0.0, 0.81, 0.1)
@@ -54,9 +56,9 @@ class Days(NamedTuple):
 
 
 def make_days(count: int, random: np.random.Generator) -> Days:
-    """Demand has a morning, an evening if it is cold, and a noon that the sun relieves of.
+    """Demand peaks in the morning and, more on cold days, in the evening; the sun lowers it at noon.
 
-    Cold evenings and half clouded noons are the uncertain ones.
+    Cold evenings and half-clouded noons are the uncertain ones.
     """
     cold, cloud = random.standard_normal((count, 1)), random.random((count, 1))
     weekend = (random.random((count, 1)) < 2 / 7).astype(float)
@@ -76,7 +78,7 @@ def make_days(count: int, random: np.random.Generator) -> Days:
 
 
 def plan_layer() -> QPLayer:
-    """Demands (batch, STEPS) to plans (batch, n): p_11, p_21, p_31, p_12, ..., v, w, by sparse constants."""
+    """Demands (batch, STEPS) to plans (batch, n), in the order p_11, p_21, p_31, p_12, ..., v, w."""
     steps, nothing = scipy.sparse.eye_array(STEPS), scipy.sparse.csc_array((2 * STEPS, 2 * STEPS))
     later = scipy.sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(STEPS - 1, STEPS))
     changes = scipy.sparse.kron(later, np.eye(UNITS))
