@@ -10,6 +10,8 @@ What the plan costs is seen when the true demand d comes: the same sum with p as
 and w = (sum p - d)+. In two stages, the network learns d from the mean squared error alone, to which a
 shortage is as bad as a surplus; end to end, it learns through the QP from the cost itself. A constant
 margin on top of the two-stage forecast, the best for the days to train with, is a third way to compare.
+Whoever knows that quantiles of about 0.92 are the demand to plan for gets about as far by a quantile loss,
+without the QP; end to end finds that out from the cost.
 
 The setting is that of Donti, Amos & Kolter, *Task-based end-to-end model learning in stochastic
 optimization*, 2017, section 4.2.
