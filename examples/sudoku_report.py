@@ -12,14 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from examples.figures import BLUE, GREY, INK, ORANGE, RED, finish_epochs
 from examples.sudoku_boards import Boards, DataSet
 
 History = dict[str, list[float]]
-
-INK, GREY, BLUE, RED, ORANGE = "#22313f", "#8a97a3", "#2a6fbb", "#c8443a", "#e0922f"
 
 
 def training_progress() -> Progress:
@@ -156,7 +154,7 @@ def draw_comparison(
         for (label, history), colour, mark in zip(histories.items(), colours, "os^D", strict=True):
             epochs = range(1, len(history[key]) + 1)
             axes.plot(epochs, history[key], f"{mark}-", color=colour, label=label, markersize=4)
-        _finish(axes)
+        finish_epochs(axes)
     _count_boards(wrong, tests)
     wrong.set_title(f"boards of {tests:,} in the test that break a rule", color=INK)
     _judge_violation(violation, tolerance)
@@ -194,15 +192,8 @@ def _plot(axes: Axes, history: History, lines: dict[str, tuple[str, str]]) -> No
     for key, (label, colour) in lines.items():
         epochs = range(1, len(history[key]) + 1)
         axes.plot(epochs, history[key], "o-", color=colour, label=label, markersize=4)
-    _finish(axes)
+    finish_epochs(axes)
     axes.legend(frameon=False)
-
-
-def _finish(axes: Axes) -> None:
-    axes.set_xlabel("epoch", color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_board(axes: Axes, puzzle: Any, solution: Any, prediction: Any) -> int:
