@@ -31,6 +31,7 @@ from nbqp.kkt_system import (
     without_failed,
 )
 from nbqp.problem import QP
+from nbqp.stored_pattern import StoredPattern
 
 OnFailure = Literal["raise", "nan", "keep"]
 Arrays = Sequence[npt.NDArray[Any]]
@@ -63,6 +64,9 @@ class Description:
         Names of the data that are tensors, in the order in which they are passed.
     sparse
         Names and shapes of the constant CSC matrices; each is passed as data, indices, indptr.
+    patterns
+        Names and shapes of the matrices whose tensors are values on a pattern of CSC, which is passed as
+        indices, indptr.
     settings, on_failure
         As in `solve_qp`.
     order
@@ -76,6 +80,7 @@ class Description:
     sparse: tuple[tuple[str, tuple[int, int]], ...]
     settings: nbqp.Settings
     on_failure: OnFailure
+    patterns: tuple[tuple[str, tuple[int, int]], ...] = ()
     order: int = 1
     warm: bool = False
 
@@ -88,21 +93,33 @@ class Description:
     def from_json(text: bytes) -> Description:
         """The inverse of `to_json`."""
         fields = json.loads(text)
-        sparse = tuple((name, (shape[0], shape[1])) for name, shape in fields["sparse"])
+        for key in ("sparse", "patterns"):
+            fields[key] = tuple((name, (shape[0], shape[1])) for name, shape in fields[key])
         fields |= {
             "dense": tuple(fields["dense"]),
-            "sparse": sparse,
             "settings": nbqp.Settings(**fields["settings"]),
         }
         return Description(**fields)
 
     def arguments(self, arrays: Arrays) -> dict[str, Any]:
         """The arrays by the names of their data, sparse matrices put together."""
-        named = dict(zip(self.dense, arrays, strict=False))
-        parts = arrays[len(self.dense) :]
-        for k, (name, shape) in enumerate(self.sparse):
-            named[name] = scipy.sparse.csc_array(tuple(parts[3 * k : 3 * k + 3]), shape=shape)
+        named: dict[str, Any] = dict(zip(self.dense, arrays, strict=False))
+        parts = iter(arrays[len(self.dense) :])
+        for name, shape in self.sparse:
+            named[name] = scipy.sparse.csc_array(
+                (next(parts), next(parts), next(parts)), shape=shape
+            )
+        for name, shape in self.patterns:
+            pattern = _pattern(shape, next(parts).tobytes(), next(parts).tobytes())
+            named[name] = nbqp.Sparse(pattern, named[name])
         return named
+
+
+@functools.lru_cache(maxsize=32)
+def _pattern(shape: tuple[int, int], indices: bytes, indptr: bytes) -> StoredPattern:
+    """A pattern by columns of int64, which takes longer to make than to find again."""
+    i, p = (np.frombuffer(part, dtype=np.int64) for part in (indices, indptr))
+    return StoredPattern(scipy.sparse.csc_array((np.ones(len(i)), i, p), shape=shape))
 
 
 def _solve(about: Description, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
@@ -124,7 +141,7 @@ def _solve(about: Description, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[An
         k = int(np.flatnonzero(failed)[0])
         raise nbqp.UnsolvedError(
             f"solve_qp: expected every sample to be SOLVED, got {nbqp.Status(status[k]).name} for "
-            f"sample {k}; {int(failed.sum())} of {len(failed)} failed."
+            f"sample {k}; {int(failed.sum())} of {len(failed)} failed.{_hint(status[k])}"
         )
     point = Point(solution.x, solution.y, solution.z, solution.z_box)
     shifts = Shifts(solution.s_e, solution.s_i, solution.s_box)
@@ -179,6 +196,15 @@ def _solve_kkt(
     if about.on_failure == "nan":
         results[failed] = np.nan
     return [results]
+
+
+def _hint(status: np.int32) -> str:
+    if status == nbqp.Status.NONCONVEX.value:
+        return (
+            " H has a negative eigenvalue: single precision leaves some where a product such as L'L has low "
+            "rank, double precision does not."
+        )
+    return ""
 
 
 def _failed(status: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:

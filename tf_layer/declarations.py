@@ -13,15 +13,40 @@ import scipy.sparse
 
 import nbqp
 from nbqp.problem import ROUNDINGS
+from nbqp.stored_pattern import StoredPattern
 
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 MATRICES = ("H", "A", "C")
 PACKAGE = "nbqp"
+INDICES = {"csc": ("indices", "indptr"), "csr": ("indices", "indptr"), "coo": ("row", "col")}
+"""Index arrays of the formats that are kept."""
+
+
+def _stored(pattern: Any) -> StoredPattern | None:
+    """The pattern of a scipy.sparse matrix, None for anything else."""
+    if not scipy.sparse.issparse(pattern):
+        return None
+    return nbqp.Sparse(pattern, np.zeros(pattern.nnz)).pattern
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Input:
     """A datum that is given when the layer is called.
+
+    Parameters
+    ----------
+    pattern
+        For H, A and C: a scipy.sparse matrix whose entries' places are known, if only their values are
+        given: (batch, nnz) in the order of its `data`.
+
+    Attributes
+    ----------
+    pattern : StoredPattern or None
+
+    Raises
+    ------
+    nbqp.ShapeError
+        The pattern is no matrix of scipy.sparse, or has an entry twice.
 
     Examples
     --------
@@ -32,14 +57,21 @@ class Input:
     array([[1.]], dtype=float32)
     """
 
+    def __init__(self, pattern: Any = None) -> None:
+        self.pattern = _stored(pattern)
+        if self.pattern is None and pattern is not None:
+            raise nbqp.ShapeError(
+                f"Input.pattern: expected None or a scipy.sparse matrix, got {_described(pattern)}."
+            )
+
     def get_config(self) -> dict[str, Any]:
-        """Nothing to configure."""
-        return {}
+        """The arguments, as Keras saves them."""
+        return {"pattern": _serialised(self.pattern)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Input:
-        """An `Input`."""
-        return cls(**config)
+        """A declaration as it was saved."""
+        return cls(deserialise(config["pattern"]))
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -52,43 +84,61 @@ class Learned:
     Parameters
     ----------
     shape
-        Of the datum; for H, of the factor L: (rank, n).
+        Of the datum; for H, of the factor L: (rank, n). Or, for H, A and C, a scipy.sparse matrix: the
+        weight (nnz,) has the values at its entries, in the order of its `data`.
     initializer, regularizer, constraint
-        As in `keras.layers.Layer.add_weight`.
+        As in `keras.layers.Layer.add_weight`; without an initializer a dense weight starts at
+        "glorot_uniform", a sparse one at the values of the matrix.
     eps
         For H only: the least eigenvalue.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the datum, or of L.
+    pattern : StoredPattern or None
 
     Raises
     ------
     nbqp.ShapeError
-        The shape is not one of positive integers.
+        The shape is not one of positive integers, and no matrix of scipy.sparse with each entry once.
     nbqp.SettingsError
         eps is not a number of at least 0.
     """
 
     def __init__(
         self,
-        shape: tuple[int, ...] | int,
-        initializer: Any = "glorot_uniform",
+        shape: Any,
+        initializer: Any = None,
         regularizer: Any = None,
         constraint: Any = None,
         eps: float = 1e-4,
     ) -> None:
-        sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-        if not all(isinstance(s, Integral) and not isinstance(s, bool) and s > 0 for s in sizes):
-            raise nbqp.ShapeError(f"Learned.shape: expected positive integers, got {shape!r}.")
         if not is_weight(eps):
             raise nbqp.SettingsError(f"Learned.eps: expected a number of at least 0, got {eps!r}.")
-        self.shape = tuple(int(s) for s in sizes)
-        self.initializer = keras.initializers.get(initializer)
+        self.pattern = _stored(shape)
+        if self.pattern is not None:
+            self.shape: tuple[int, ...] = self.pattern.shape
+            # Those of the formats that have no order of their own are CSC's.
+            kept = shape if shape.format in ("csc", "csr", "coo") else shape.tocsc()
+            default: Any = keras.initializers.Constant(np.array(kept.data, dtype=np.float64))
+        else:
+            self.shape = _sizes(shape)
+            default = "glorot_uniform"
+        self.initializer = keras.initializers.get(default if initializer is None else initializer)
         self.regularizer = keras.regularizers.get(regularizer)
         self.constraint = keras.constraints.get(constraint)
         self.eps = float(eps)
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        return self.shape if self.pattern is None else (self.pattern.size,)
+
     def get_config(self) -> dict[str, Any]:
         """The arguments, as Keras saves them."""
         return {
-            "shape": list(self.shape),
+            "shape": list(self.shape) if self.pattern is None else _serialised(self.pattern),
             "initializer": keras.initializers.serialize(self.initializer),
             "regularizer": keras.regularizers.serialize(self.regularizer),
             "constraint": keras.constraints.serialize(self.constraint),
@@ -98,7 +148,19 @@ class Learned:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Learned:
         """A declaration as it was saved."""
-        return cls(**config)
+        return cls(**{**config, "shape": deserialise(config["shape"])})
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    if not all(isinstance(s, Integral) and not isinstance(s, bool) and int(s) > 0 for s in sizes):
+        raise nbqp.ShapeError(f"Learned.shape: expected positive integers, got {shape!r}.")
+    return tuple(int(s) for s in sizes)
+
+
+def _serialised(pattern: StoredPattern | None) -> Any:
+    """A pattern, in its format and order, as JSON."""
+    return None if pattern is None else serialise(pattern.with_values(np.ones(pattern.size)))
 
 
 def is_weight(value: Any) -> bool:
@@ -115,9 +177,9 @@ def serialise(value: Any) -> Any:
     if isinstance(value, (Input, Learned)):
         return keras.saving.serialize_keras_object(value)
     if scipy.sparse.issparse(value):
-        columns = value.tocsc()
-        parts = {k: getattr(columns, k).tolist() for k in ("data", "indices", "indptr")}
-        return {"sparse": parts, "shape": list(columns.shape)}
+        kept = value if value.format in INDICES else value.tocsc()
+        parts = {k: getattr(kept, k).tolist() for k in ("data", *INDICES[kept.format])}
+        return {"sparse": parts, "format": kept.format, "shape": list(kept.shape)}
     return {"dense": value.tolist()}
 
 
@@ -126,11 +188,11 @@ def deserialise(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     if "sparse" in config:
-        parts = config["sparse"]
-        return scipy.sparse.csc_array(
-            (np.array(parts["data"], dtype=np.float64), parts["indices"], parts["indptr"]),
-            shape=tuple(config["shape"]),
-        )
+        parts, form = config["sparse"], config["format"]
+        data, *index = (np.array(parts[k]) for k in ("data", *INDICES[form]))
+        where = (tuple(index),) if form == "coo" else index
+        make = getattr(scipy.sparse, f"{form}_array")
+        return make((data.astype(np.float64), *where), shape=tuple(config["shape"]))
     if "dense" in config:
         return np.array(config["dense"], dtype=np.float64)
     return keras.saving.deserialize_keras_object(config)

@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import scipy.sparse
 import tensorflow as tf
 
 import nbqp
@@ -26,7 +25,8 @@ from tf_layer.declarations import (
     is_weight,
     serialise,
 )
-from tf_layer.op import DOUBLE, QPOutput, solve_qp
+from tf_layer.op import QPOutput, solve_qp
+from tf_layer.patterns import gram, product
 
 INDEX = "index"
 """The input that tells which samples these are, for a warm start."""
@@ -42,7 +42,8 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
     Parameters
     ----------
     H, g, A, b, C, l, u, lb, ub
-        Declarations. A learned H has the factor L: H = L'L + eps I.
+        Declarations. A learned H has the factor L: H = L'L + eps I. `Learned` and `Input` may have a
+        sparse pattern, and values that learn or vary on it.
     feasible
         Make the QP feasible whatever its matrices (Bambade et al. 2024, section 4): with a
         trainable z0 = exp(log_z0) > 0, b = A z0, and u = C z0 + exp(log_slack). Then b, l and u
@@ -199,18 +200,27 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
     def _size(self, shapes: dict[str, Any]) -> int:
         """n, from the first datum that tells, an input before others."""
         for name in (*(name for name in shapes if name != INDEX), *NAMES):
-            declared = self.data[name]
-            shape: Any = shapes.get(name, getattr(declared, "shape", ()))
+            shape = self._shape(name, shapes)
             if name not in ("b", "l", "u") and len(shape) > 0 and shape[-1] is not None:
                 return int(shape[-1])
         raise nbqp.ShapeError(f"g: expected a known last dimension, got {shapes.get('g')}.")
 
+    def _shape(self, name: str, shapes: dict[str, Any]) -> Any:
+        """The shape of a datum, or that of its pattern; () where there is none."""
+        declared = self.data[name]
+        pattern = getattr(declared, "pattern", None)
+        if pattern is not None:
+            return pattern.shape
+        return shapes.get(name, getattr(declared, "shape", ()))
+
     def _check_shapes(self, n: int) -> None:
         """Ranks of all declared data, and the last dimension of those that it tells n of."""
         for name, declared in self.data.items():
-            shape = getattr(declared, "shape", None)
+            shape = self._shape(name, {})
             if not shape:
                 continue
+            if getattr(declared, "pattern", None) is not None and name not in MATRICES:
+                raise nbqp.ShapeError(f"{name}: expected a dense vector, got a sparse pattern.")
             rank = 2 if name in MATRICES else 1
             across = name not in ("b", "l", "u")
             if len(shape) not in (rank, rank + 1) or (across and shape[-1] != n):
@@ -227,7 +237,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
             if isinstance(declared, Learned):
                 self.learned[name] = self.add_weight(
                     name=name,
-                    shape=declared.shape,
+                    shape=declared.weight_shape,
                     initializer=declared.initializer,
                     regularizer=declared.regularizer,
                     constraint=declared.constraint,
@@ -263,18 +273,18 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
                 data[name] = keras.ops.cast(self.learned[name], "float64")
             else:
                 data[name] = declared
+            pattern = getattr(declared, "pattern", None)
+            if pattern is not None:
+                data[name] = nbqp.Sparse(pattern, data[name])
         if isinstance(self.data["H"], Learned):
-            L = data["H"]
-            data["H"] = tf.matmul(L, L, transpose_a=True) + self.data["H"].eps * tf.eye(
-                L.shape[-1], dtype=DOUBLE
-            )
+            data["H"] = gram(data["H"], self.data["H"].eps)
         if self.feasible:
             z0 = tf.exp(keras.ops.cast(self.log_z0, "float64"))
             if data["A"] is not None:
-                data["b"] = _product(data["A"], z0)
+                data["b"] = product(data["A"], z0)
             if data["C"] is not None:
                 slack = tf.exp(keras.ops.cast(self.log_slack, "float64"))
-                data["u"] = _product(data["C"], z0) + slack
+                data["u"] = product(data["C"], z0) + slack
         index = self._index(named[INDEX]) if self.warm_start else None
         start = None if index is None else self._recall(index)
         solution = solve_qp(
@@ -323,9 +333,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def _rows(self, shapes: dict[str, Any], n: int) -> list[int]:
         """The numbers of rows of A and C."""
-        return [
-            shapes.get(name, getattr(self.data[name], "shape", (0, n)))[-2] for name in ("A", "C")
-        ]
+        return [(self._shape(name, shapes) or (0, n))[-2] for name in ("A", "C")]
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """(batch, n), or a `QPOutput` of shapes."""
@@ -385,14 +393,3 @@ def _norms(s: Any) -> Any:
     # Like the squares: in a graph, Keras types a bare number as its own float32.
     roots = tf.sqrt(tf.where(zero, tf.ones_like(squares), squares))
     return tf.where(zero, tf.zeros_like(squares), roots)
-
-
-def _product(M: Any, v: Any) -> Any:
-    """M v in double precision, M a tensor, an array or a scipy.sparse constant."""
-    if scipy.sparse.issparse(M):
-        coo = M.tocoo()
-        order = np.lexsort((coo.col, coo.row))
-        where = np.stack([coo.row, coo.col], axis=1)[order].astype(np.int64)
-        sparse = tf.SparseTensor(where, coo.data[order].astype(np.float64), M.shape)
-        return tf.sparse.sparse_dense_matmul(sparse, v[:, tf.newaxis])[:, 0]
-    return tf.linalg.matvec(tf.cast(M, DOUBLE), v)

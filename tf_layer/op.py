@@ -8,7 +8,7 @@ pruned from a graph, and second derivatives follow from the same solve.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import nbqp
 from nbqp.kkt_system import SIDES, Point, Shifts, side_shares
 from nbqp.problem import ROUNDINGS
 from nbqp.settings import to_settings
+from nbqp.stored_pattern import StoredPattern
 from tf_layer.bridge import (
     COUNTS,
     DIFFERENTIABLE_CODES,
@@ -32,6 +33,7 @@ from tf_layer.bridge import (
     check_on_failure,
 )
 from tf_layer.declarations import MATRICES, in_double_precision, require_sparse
+from tf_layer.patterns import at_entries, by_columns, mirrored
 
 DOUBLE = tf.float64
 POINT = len(Point._fields)
@@ -66,14 +68,16 @@ class _Problem(NamedTuple):
     """A problem in double precision with a batch.
 
     tensors: the data that may have gradients, which the description names first; constants: dense ones
-    by name, without; parts: the arrays of sparse constants; rows: of A and C, integers or tensors; batch:
-    where it is known before the graph runs.
+    by name, without; parts: the arrays of sparse constants and of patterns; entries: rows and columns of
+    what the values of each pattern are, by name; rows: of A and C, integers or tensors; batch: where it
+    is known before the graph runs.
     """
 
     description: Description
     tensors: tuple[Any, ...]
     constants: dict[str, Any]
     parts: tuple[Any, ...]
+    entries: dict[str, tuple[Any, Any]]
     start: tuple[Any, ...]
     rows: tuple[Any, Any]
     batch: int | None
@@ -109,7 +113,8 @@ def solve_qp(
     ----------
     H, g, A, b, C, l, u, lb, ub
         Tensors, variables, arrays or numbers as in `nbqp.solve_batch`: any may carry a leading
-        batch axis. H, A and C may be scipy.sparse constants, and stay sparse. None where absent.
+        batch axis. H, A and C may be scipy.sparse constants, and stay sparse, or `nbqp.Sparse` with a
+        tensor of values (nnz,) or (batch, nnz), which has a gradient. None where absent.
     settings
         See `nbqp.Settings`.
     on_failure
@@ -154,24 +159,28 @@ def solve_qp(
     for name, matrix in sparse.items():
         require_sparse(name, matrix)
         sparse[name] = matrix.tocsc()
+    patterns = {name: v.pattern for name, v in given.items() if isinstance(v, nbqp.Sparse)}
     dense = {
-        name: _tensor(name, value)
+        name: _values(name, value) if name in patterns else _tensor(name, value)
         for name, value in given.items()
         if value is not None and name not in sparse
     }
     if "H" in dense:
-        dense["H"] = _widened(dense["H"])
+        dense["H"] = _widened(dense["H"], patterns.get("H"))
+    for name, pattern in patterns.items():
+        dense[name] = by_columns(nbqp.Sparse(pattern, dense[name]))
     if "H" in sparse:
         sparse["H"] = in_double_precision(sparse["H"]).tocsc()
     dtype = dense["g"].dtype if dense["g"].dtype.is_floating else DOUBLE
     n = dense["g"].shape[-1]
     if n is None:
         raise nbqp.ShapeError(f"g: expected a known last dimension, got {dense['g'].shape}.")
-    batched = any(t.shape.rank == (3 if k in MATRICES else 2) for k, t in dense.items())
+    dense_matrices = set(MATRICES) - patterns.keys()
+    batched = any(t.shape.rank == (3 if k in dense_matrices else 2) for k, t in dense.items())
     if not batched:
         dense["g"] = dense["g"][tf.newaxis]
-    rows: dict[str, Any] = {k: _rows(dense[k]) for k in MATRICES if k in dense}
-    rows |= {name: matrix.shape[0] for name, matrix in sparse.items()}
+    rows: dict[str, Any] = {k: _rows(dense[k]) for k in dense_matrices if k in dense}
+    rows |= {name: matrix.shape[0] for name, matrix in (*sparse.items(), *patterns.items())}
     for name in ("lb", "ub", "l", "u"):
         if name in dense and dense[name].shape.rank == 0:
             size = n if name in ("lb", "ub") else rows.get("C", 0)
@@ -186,6 +195,7 @@ def solve_qp(
             tuple((name, tuple(matrix.shape)) for name, matrix in sparse.items()),
             to_settings(settings),
             on_failure,
+            patterns=tuple((name, pattern.shape) for name, pattern in patterns.items()),
             warm=warm_start is not None,
         ),
         tuple(dense.values()),
@@ -194,10 +204,16 @@ def solve_qp(
             tf.constant(part)
             for m in sparse.values()
             for part in (m.data.astype(np.float64), m.indices, m.indptr)
+        )
+        + tuple(
+            tf.constant(part)
+            for pattern in patterns.values()
+            for part in (pattern.columns.i, pattern.columns.p)
         ),
+        {name: _entries(pattern) for name, pattern in patterns.items()},
         start,
         (rows.get("A", 0), rows.get("C", 0)),
-        _batch_size([*dense.items(), *constants.items()]),
+        _batch_size([*dense.items(), *constants.items()], dense_matrices),
     )
     outputs = _differentiable_solve(problem).astype(dtype)
     return outputs if batched else QPOutput._make(part[0] for part in outputs)
@@ -208,9 +224,15 @@ def _rows(matrix: Any) -> Any:
     return tf.shape(matrix)[-2] if matrix.shape[-2] is None else matrix.shape[-2]
 
 
-def _batch_size(named: Iterable[tuple[str, Any]]) -> int | None:
+def _entries(pattern: StoredPattern) -> tuple[Any, Any]:
+    """Rows and columns of its entries by columns."""
+    p, i, _ = pattern.columns
+    return i, np.repeat(np.arange(len(p) - 1), np.diff(p))
+
+
+def _batch_size(named: Iterable[tuple[str, Any]], dense_matrices: Container[str]) -> int | None:
     """The size of the batch, None where a batch axis that has it may be unknown."""
-    sizes = {t.shape[0] for k, t in named if t.shape.rank == (3 if k in MATRICES else 2)}
+    sizes = {t.shape[0] for k, t in named if t.shape.rank == (3 if k in dense_matrices else 2)}
     known = sizes - {1, None}
     # An axis of 1 is shared by a larger batch.
     return known.pop() if known else 1 if sizes == {1} else None
@@ -218,7 +240,8 @@ def _batch_size(named: Iterable[tuple[str, Any]]) -> int | None:
 
 def _is_constant(value: Any) -> bool:
     """Whether what the user gave cannot have a gradient. (A list may hold tensors.)"""
-    return isinstance(value, (np.ndarray, np.generic, Real))
+    numbers = value.values if isinstance(value, nbqp.Sparse) else value
+    return isinstance(numbers, (np.ndarray, np.generic, Real))
 
 
 def _start(warm_start: Sequence[Any], batched: bool) -> tuple[Any, ...]:
@@ -231,25 +254,44 @@ def _start(warm_start: Sequence[Any], batched: bool) -> tuple[Any, ...]:
     return tuple(part if batched else part[tf.newaxis] for part in parts)
 
 
-def _widened(H: Any) -> Any:
-    """H in double precision, symmetrised where it is symmetric to within the rounding of its dtype.
+def _widened(H: Any, pattern: StoredPattern | None) -> Any:
+    """H, or its values on a pattern, in double precision, symmetrised where it is symmetric to within the rounding of its dtype.
 
     An H that is not stays as it is, for the solver to refuse.
     """
     if not H.dtype.is_floating or H.dtype == DOUBLE:
         return H
     double = tf.cast(H, DOUBLE)
-    mirrored = tf.linalg.matrix_transpose(double)
+    axes: Any
+    if pattern is None:
+        transposed, axes = tf.linalg.matrix_transpose(double), (-2, -1)
+    else:
+        transposed, axes = mirrored(nbqp.Sparse(pattern, double)), -1
     size, skew = (
-        tf.reduce_max(tf.abs(part), axis=(-2, -1), keepdims=True)
-        for part in (double, double - mirrored)
+        tf.reduce_max(tf.abs(part), axis=axes, keepdims=True)
+        for part in (double, double - transposed)
     )
     allowed = ROUNDINGS * float(ml_dtypes.finfo(H.dtype.as_numpy_dtype).eps)
-    return tf.where(skew <= allowed * size, 0.5 * (double + mirrored), double)
+    return tf.where(skew <= allowed * size, 0.5 * (double + transposed), double)
+
+
+def _values(name: str, sparse: nbqp.Sparse) -> Any:
+    """The tensor of the values of a matrix."""
+    if name not in MATRICES:
+        raise nbqp.ShapeError(f"{name}: expected a dense vector, got Sparse.")
+    tensor = tf.convert_to_tensor(sparse.values)
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer):
+        raise nbqp.ShapeError(f"{name}: expected real numbers, got {tensor.dtype.name}.")
+    return tensor
 
 
 def _tensor(name: str, value: Any) -> Any:
     """A tensor of a datum, of a rank that it may have."""
+    if isinstance(value, tf.SparseTensor):
+        raise nbqp.ShapeError(
+            f"{name}: expected numbers, a scipy.sparse matrix or an nbqp.Sparse of a pattern and its values, "
+            "got a SparseTensor."
+        )
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
@@ -343,7 +385,7 @@ def _gradients(
         "lb": lambda: -_share(side_box, LOW) * b[3],
         "ub": lambda: -_share(side_box, HIGH) * b[3],
     }
-    gradients = _matrix_gradients(named, b, (x, y, z), b4, (s_e, s_i))
+    gradients = _matrix_gradients(problem, named, b, (x, y, z), b4, (s_e, s_i))
     gradients |= {name: vectors[name]() for name in named if name in vectors}
     return [_summed(gradients[name], tensor) for name, tensor in named.items()]
 
@@ -362,6 +404,7 @@ def _share(side: Any, shares: Any) -> Any:
 
 
 def _matrix_gradients(
+    problem: _Problem,
     named: dict[str, Any],
     b: Sequence[Any],
     point: Sequence[Any],
@@ -381,7 +424,9 @@ def _matrix_gradients(
     for name in pairs:
         if name not in named:
             continue
-        if named[name].shape.rank == 2:
+        if name in problem.entries:
+            products = [at_entries(problem.entries[name], *pair) for pair in pairs[name]]
+        elif named[name].shape.rank == 2:
             products = [tf.matmul(left, right, transpose_a=True) for left, right in pairs[name]]
         else:
             products = [
@@ -440,7 +485,9 @@ def _kkt_solution(
             )
             *s, _ = _split(s, widths)
             given = dict(zip(names, matrices, strict=True))
-            by_name = _matrix_gradients(given, [-part for part in s], _split(w, widths)[:3])
+            by_name = _matrix_gradients(
+                problem, given, [-part for part in s], _split(w, widths)[:3]
+            )
             by_matrix = [_summed(by_name[name], given[name]) for name in names]
             return [tf.concat([*s, *no_shifts], axis=1), *by_matrix]
 

@@ -1,4 +1,4 @@
-"""Train a forecast by the cost of the plans made with it: `python -m examples.tracking --help`.
+"""Train a forecast by the cost of the plans made with it: `python -m examples.scheduling --help`.
 
 A network maps features of a day, such as its temperature, to a demand d^ for each half hour k, and a QP
 plans the output p_ik of generating units i for it, with shortages v and surpluses w:
@@ -149,7 +149,7 @@ def draw(path: Path, history: dict[str, Any], days: Days, plan: Any, margin: Any
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a forecast by its squared error, go on end to end, and compare the costs of the plans."""
-    parser = training_parser("tracking", "Train a forecast by its plans.", 15, ("--days", 2000))
+    parser = training_parser("scheduling", "Train a forecast by its plans.", 15, ("--days", 2000))
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     history |= fit.history
     (args.out / "history.json").write_text(json.dumps(history) + "\n")
     added = ops.convert_to_numpy(forecast(test.features)) - forecasts[1]
-    draw(args.out / "tracking.png", history, test, model(test.features[:1])[0], added)
+    draw(args.out / "scheduling.png", history, test, model(test.features[:1])[0], added)
     print(
         f"mean cost of {len(test.demand)} test days: foresight {history['foresight']:.1f}, two stages "
         f"{history['two_stage']:.1f}, with the best margin ({margin:.1f}) "

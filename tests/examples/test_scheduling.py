@@ -1,4 +1,4 @@
-"""The tracking example: a short training, its plans against another solver and differences."""
+"""The scheduling example: a short training, its plans against another solver and differences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from examples.tracking import (
+from examples.scheduling import (
     CAPACITY,
     PRICE,
     RAMP,
@@ -74,7 +74,7 @@ def test_end_to_end_beats_two_stages_after_four_epochs(
     end_to_end = history["val_loss"][-1]
     assert history["foresight"] < end_to_end < history["best_margin"] < history["two_stage"]
     assert f"end to end {end_to_end:.1f}" in capsys.readouterr().out.splitlines()[-1]
-    assert (tmp_path / "tracking.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "scheduling.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plans_are_those_of_clarabel_and_keep_their_limits() -> None:

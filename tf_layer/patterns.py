@@ -1,0 +1,88 @@
+"""Operations on sparse matrices that TensorFlow differentiates: values (..., nnz) on a fixed pattern.
+
+`tf.SparseTensor` is neither a source nor a target of gradients, and has no batches of one pattern.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+import nbqp
+
+DOUBLE = tf.float64
+
+
+def _take(values: Any, places: Any) -> Any:
+    """Values (..., nnz) at these places of their last axis.
+
+    The gradient by the first axis would be `tf.IndexedSlices`, which weights had better not get.
+    """
+    if values.shape.rank > 1:
+        return tf.gather(values, places, axis=-1)
+    return tf.gather(values[tf.newaxis], places, axis=1)[0]
+
+
+def by_columns(sparse: nbqp.Sparse) -> Any:
+    """Its values in the order that the solver has them."""
+    order = sparse.pattern.columns.order
+    if np.array_equal(order, np.arange(len(order))):
+        return sparse.values
+    return _take(sparse.values, order)
+
+
+def mirrored(sparse: nbqp.Sparse) -> Any:
+    """The values of its transpose at its own entries, 0 where there is none."""
+    rows, columns = sparse.pattern.entries
+    n = sparse.pattern.shape[0]
+    keys, wanted = columns * n + rows, rows * n + columns
+    order = np.argsort(keys)
+    places = order[np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)]
+    there = tf.constant(keys[places] == wanted)
+    values = _take(sparse.values, places)
+    return tf.where(there, values, tf.zeros_like(values))
+
+
+def at_entries(entries: tuple[Any, Any], left: Any, right: Any) -> Any:
+    """Those of the outer products of the rows of two matrices, (batch, nnz)."""
+    rows, columns = entries
+    return tf.gather(left, rows, axis=1) * tf.gather(right, columns, axis=1)
+
+
+def product(M: Any, v: Any) -> Any:
+    """M v in double precision; M a tensor, an array, a scipy.sparse matrix or an `nbqp.Sparse`, no batch."""
+    if scipy.sparse.issparse(M):
+        M = nbqp.Sparse(M.tocsr(), M.tocsr().data)
+    if not isinstance(M, nbqp.Sparse):
+        return tf.linalg.matvec(tf.cast(M, DOUBLE), v)
+    rows, columns = M.pattern.entries
+    terms = tf.cast(M.values, DOUBLE) * _take(v, columns)
+    return tf.math.unsorted_segment_sum(terms, rows, M.pattern.shape[0])
+
+
+def gram(L: Any, eps: float) -> Any:
+    """L'L + eps I of a tensor, or of an `nbqp.Sparse` on the pattern that no values of L leave."""
+    if not isinstance(L, nbqp.Sparse):
+        return tf.matmul(L, L, transpose_a=True) + eps * tf.eye(L.shape[-1], dtype=DOUBLE)
+    rows, columns = L.pattern.entries
+    n = L.pattern.shape[1]
+    order = np.argsort(rows, kind="stable")
+    starts = np.searchsorted(rows[order], np.arange(L.pattern.shape[0] + 1))
+    pairs = [
+        np.stack(np.meshgrid(order[a:b], order[a:b], indexing="ij")).reshape(2, -1)
+        for a, b in itertools.pairwise(starts)
+    ]
+    one, other = np.concatenate([*pairs, np.zeros((2, 0), dtype=np.int64)], axis=1)
+    diagonal = np.arange(n) * (n + 1)
+    keys, places = np.unique(
+        np.concatenate([columns[other] * n + columns[one], diagonal]), return_inverse=True
+    )
+    pattern = scipy.sparse.csc_array((np.ones(len(keys)), (keys % n, keys // n)), shape=(n, n))
+    values = tf.cast(L.values, DOUBLE)
+    terms = _take(values, one) * _take(values, other)
+    terms = tf.concat([terms, tf.fill([n], tf.constant(eps, DOUBLE))], axis=0)
+    return nbqp.Sparse(pattern, tf.math.unsorted_segment_sum(terms, places, len(keys)))
