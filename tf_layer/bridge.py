@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 import tensorflow as tf
+from tensorflow.python.eager import forwardprop_util
 from tensorflow.python.ops import script_ops
 
 import nbqp
@@ -241,6 +242,12 @@ def call(
     if tf.executing_eagerly() and not any(tf.is_symbolic_tensor(t) for t in tensors):
         results = _functions[name](description, *(np.asarray(t) for t in tensors))
         return [tf.convert_to_tensor(array) for array in results]
+    if forwardprop_util.pack_tangents(list(tensors)).tangents:
+        raise NotImplementedError(
+            "solve_qp: expected reverse mode in a graph, got a ForwardAccumulator, which would be told that "
+            "all derivatives are 0; take it outside tf.function and solve_qp eagerly, or differentiate a "
+            "gradient by its output_gradients."
+        )
     outputs = tf.raw_ops.PyFuncStateless(
         input=[tf.constant(description.to_json()), *tensors], token=name, Tout=list(dtypes)
     )

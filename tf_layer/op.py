@@ -92,6 +92,7 @@ class _Problem(NamedTuple):
         return n, n_eq, n_in, n
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def solve_qp(
     H: Any = None,
     g: Any = None,

@@ -1,0 +1,327 @@
+"""Every mode of differentiation and of use that TensorFlow users try: right, or an error."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pathlib
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import nbqp
+from tf_layer import Learned, QPLayer, solve_qp
+
+N, ROWS, BATCH = 4, 3, 3
+RANDOM = np.random.default_rng(0)
+H = np.eye(N) + 0.1
+C = RANDOM.standard_normal((ROWS, N))
+G = 3.0 * RANDOM.standard_normal((BATCH, N))
+DIRECTION = RANDOM.standard_normal((BATCH, N))
+EPS = nbqp.Settings(eps_abs=1e-10)
+MODES = ["eager", "graph"]
+
+
+def solution(g: Any) -> Any:
+    """X of a QP with rows that hold and others that do not."""
+    return solve_qp(H, g, C=C, u=0.1, settings=EPS).x
+
+
+def in_mode(mode: str, function: Any) -> Any:
+    return function if mode == "eager" else tf.function(function)
+
+
+def expected_direction() -> np.ndarray:
+    sol = nbqp.solve_batch(H, G, C=C, u=0.1, settings=EPS)
+    assert (sol.z > 1e-3).any()
+    assert (sol.z < 1e-6).any()
+    return nbqp.jvp(sol, dg=DIRECTION).dx
+
+
+def expected_jacobian() -> np.ndarray:
+    """(BATCH, N, N)."""
+    sol = nbqp.solve_batch(H, G, C=C, u=0.1, settings=EPS)
+    columns = [nbqp.jvp(sol, dg=np.tile(e, (BATCH, 1))).dx for e in np.eye(N)]
+    return np.stack(columns, axis=2)
+
+
+def forward_derivative(g: Any, direction: Any) -> Any:
+    with tf.autodiff.ForwardAccumulator(g, direction) as accumulator:
+        x = solution(g)
+    return accumulator.jvp(x)
+
+
+def test_forward_mode_is_right_when_eager() -> None:
+    found = forward_derivative(tf.constant(G), tf.constant(DIRECTION))
+    np.testing.assert_allclose(found, expected_direction(), atol=1e-9)
+
+
+def test_forward_mode_in_a_graph_is_refused() -> None:
+    """TensorFlow would take the derivative of an op that it does not know for zero."""
+    with pytest.raises(NotImplementedError, match="expected reverse mode in a graph"):
+        tf.function(forward_derivative)(tf.constant(G), tf.constant(DIRECTION))
+
+
+def test_forward_mode_of_a_graph_is_refused() -> None:
+    g = tf.constant(G)
+    with (
+        tf.autodiff.ForwardAccumulator(g, tf.constant(DIRECTION)),
+        # TensorFlow's own, in so many words.
+        pytest.raises((TypeError, tf.errors.InternalError, NotImplementedError)),
+    ):
+        tf.function(solution)(g)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gradient_by_output_gradients_is_the_forward_mode(mode: str) -> None:
+    def twice(g: Any, direction: Any) -> Any:
+        with tf.GradientTape() as outer:
+            weights = tf.ones_like(g)
+            outer.watch(weights)
+            with tf.GradientTape() as inner:
+                inner.watch(g)
+                x = solution(g)
+            product = inner.gradient(x, g, output_gradients=weights)
+        return outer.gradient(product, weights, output_gradients=direction)
+
+    found = in_mode(mode, twice)(tf.constant(G), tf.constant(DIRECTION))
+    np.testing.assert_allclose(found, expected_direction(), atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("parallel", [True, False], ids=["pfor", "loop"])
+def test_jacobians(mode: str, parallel: bool) -> None:
+    def jacobians(g: Any) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(g)
+            x = solution(g)
+        full = tape.jacobian(x, g, experimental_use_pfor=parallel)
+        return full, tape.batch_jacobian(x, g, experimental_use_pfor=parallel)
+
+    full, by_sample = in_mode(mode, jacobians)(tf.constant(G))
+    np.testing.assert_allclose(by_sample, expected_jacobian(), atol=1e-9)
+    # No sample depends on another.
+    everywhere = np.einsum("kl,kij->kilj", np.eye(BATCH), expected_jacobian())
+    np.testing.assert_allclose(full, everywhere, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_persistent_tape_gives_each_gradient_again(mode: str) -> None:
+    def three(g: Any) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(g)
+            x = solution(g)
+            losses = [tf.reduce_sum(x**2), tf.reduce_sum(x)]
+        return [tape.gradient(loss, g) for loss in (*losses, losses[0])]
+
+    first, second, again = in_mode(mode, three)(tf.constant(G))
+    np.testing.assert_array_equal(first, again)
+    jacobian = expected_jacobian()
+    np.testing.assert_allclose(second, jacobian.sum(axis=1), atol=1e-9)
+    assert np.abs(first - second).max() > 0.1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_hessian_vector_product_agrees_with_differences(mode: str) -> None:
+    def gradient(g: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(g)
+            loss = tf.reduce_sum(tf.sin(solution(g)) * g**2)
+        return tape.gradient(loss, g)
+
+    def product(g: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(g)
+            along = tf.reduce_sum(gradient(g) * DIRECTION)
+        return tape.gradient(along, g)
+
+    found = in_mode(mode, product)(tf.constant(G))
+    h = 1e-5
+    up, down = (gradient(tf.constant(G + s * h * DIRECTION)) for s in (1.0, -1.0))
+    np.testing.assert_allclose(found, (up - down) / (2 * h), atol=1e-5)
+
+
+def unrolled(g: Any) -> Any:
+    for _ in range(3):
+        g = solution(g) - 2.0 * g
+    return g
+
+
+def while_loop(g: Any) -> Any:
+    return tf.while_loop(
+        lambda k, _: k < 3, lambda k, g: (k + 1, solution(g) - 2.0 * g), (tf.constant(0), g)
+    )[1]
+
+
+def scanned(g: Any) -> Any:
+    return tf.scan(lambda g, _: solution(g) - 2.0 * g, tf.zeros(3), initializer=g)[-1]
+
+
+def ranged(g: Any) -> Any:
+    for _ in tf.range(3):
+        g = solution(g) - 2.0 * g
+    return g
+
+
+@pytest.mark.parametrize("loop", [while_loop, scanned, ranged])
+def test_loops_of_a_graph_have_the_gradient_of_the_unrolled_one(loop: Any) -> None:
+    def gradient(function: Any, g: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(g)
+            end = function(g)
+            loss = tf.reduce_sum(end**2)
+        return end, tape.gradient(loss, g)
+
+    expected = gradient(unrolled, tf.constant(G))
+    found = tf.function(lambda g: gradient(loop, g))(tf.constant(G))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_a_batch_of_one_keeps_its_shape_in_a_loop() -> None:
+    assert tf.function(ranged)(tf.constant(G[:1])).shape == (1, N)
+
+
+def test_stacked_layers_and_one_that_is_called_twice_agree_with_differences() -> None:
+    first = QPLayer(H=H, C=Learned((ROWS, N)), u=0.5, lb=-2.0, settings=EPS, dtype="float64")
+    second = QPLayer(H=Learned((N, N), "orthogonal"), ub=1.0, settings=EPS, dtype="float64")
+
+    def loss() -> Any:
+        x = first(tf.constant(G))
+        return tf.reduce_sum(first(second(x) - x) ** 3)
+
+    loss()
+    weights = [*first.trainable_weights, *second.trainable_weights]
+    with tf.GradientTape() as tape:
+        value = loss()
+    gradients = tape.gradient(value, weights)
+    h = 1e-6
+    for weight, gradient in zip(weights, gradients, strict=True):
+        direction = np.random.default_rng(1).standard_normal(weight.shape)
+        start = weight.numpy()
+        ends = []
+        for sign in (1.0, -1.0):
+            weight.assign(start + sign * h * direction)
+            ends.append(float(loss()))
+        weight.assign(start)
+        exact = float(np.sum(gradient * direction))
+        assert (ends[0] - ends[1]) / (2 * h) == pytest.approx(exact, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_calls_from_many_threads_give_what_one_gives(mode: str) -> None:
+    def gradient(g: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(g)
+            loss = tf.reduce_sum(solution(g) ** 2)
+        return tape.gradient(loss, g)
+
+    function = in_mode(mode, gradient)
+    batches = [tf.constant(G + k) for k in range(24)]
+    expected = [function(g).numpy() for g in batches]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            for found, right in zip(pool.map(function, batches), expected, strict=True):
+                np.testing.assert_array_equal(found, right)
+
+
+def test_a_data_pipeline_solves_in_parallel() -> None:
+    many = np.random.default_rng(2).standard_normal((60, N))
+    data = tf.data.Dataset.from_tensor_slices(many).batch(5)
+    found = np.concatenate([*data.map(solution, num_parallel_calls=4)])
+    np.testing.assert_array_equal(found, solution(tf.constant(many)))
+
+
+def test_xla_is_refused_and_keras_does_not_ask_for_it() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="PyFunc"):
+        tf.function(solution, jit_compile=True)(tf.constant(G))
+    model = keras.Sequential([QPLayer(H=Learned((N, N)))])
+    model.compile("sgd", "mse")
+    model.fit(G, G, verbose=0)
+    assert not model.jit_compile
+
+
+RELOAD = """
+    import sys
+    import numpy as np
+    import tensorflow as tf
+    import tf_layer
+    module = tf.saved_model.load(sys.argv[1])
+    g = tf.constant(np.load(sys.argv[2]))
+    with tf.GradientTape() as tape:
+        tape.watch(g)
+        loss = tf.reduce_sum(module.solve(g) ** 2)
+    np.save(sys.argv[3], tape.gradient(loss, g))
+"""
+
+
+def run_apart(script: str, *arguments: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    """In a fresh process, which finds the packages of this one."""
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    root = pathlib.Path(__file__).parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def saved(tmp_path: pathlib.Path) -> pathlib.Path:
+    module = tf.Module()
+    module.solve = tf.function(solution, input_signature=[tf.TensorSpec((None, N), tf.float64)])
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+    tf.saved_model.save(module, str(tmp_path / "module"), options=options)
+    np.save(tmp_path / "g.npy", G)
+    return tmp_path
+
+
+def test_a_saved_function_has_its_gradient_in_a_fresh_process(saved: pathlib.Path) -> None:
+    places = [saved / name for name in ("module", "g.npy", "gradient.npy")]
+    ran = run_apart(RELOAD, *places)
+    assert ran.returncode == 0, ran.stderr
+    g = tf.constant(G)
+    with tf.GradientTape() as tape:
+        tape.watch(g)
+        loss = tf.reduce_sum(solution(g) ** 2)
+    np.testing.assert_allclose(np.load(places[2]), tape.gradient(loss, g), atol=1e-12)
+
+
+def test_a_saved_function_without_the_package_says_what_is_missing(saved: pathlib.Path) -> None:
+    script = RELOAD.replace("    import tf_layer\n", "")
+    ran = run_apart(script, *(saved / name for name in ("module", "g.npy", "gradient.npy")))
+    assert ran.returncode != 0
+    assert "Could not find callback with key=nbqp_solve" in ran.stderr
+
+
+REPLICAS = """
+    import numpy as np
+    import tensorflow as tf
+    import keras
+    from tf_layer import Learned, QPLayer
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+    def losses(strategy):
+        keras.utils.set_random_seed(0)
+        data = np.random.default_rng(0).standard_normal((64, 4))
+        with strategy.scope():
+            model = keras.Sequential([
+                keras.Input((4,)), keras.layers.Dense(4),
+                QPLayer(H=np.eye(4), A=Learned((2, 4)), lb=0.0, feasible=True),
+            ])
+            model.compile(keras.optimizers.Adam(0.01), "mse")
+        return model.fit(data, np.abs(data), batch_size=16, epochs=3, shuffle=False, verbose=0).history["loss"]
+
+    one = losses(tf.distribute.get_strategy())
+    two = losses(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+    assert one[-1] < one[0]
+"""
+
+
+def test_a_mirrored_strategy_has_the_losses_of_one_device() -> None:
+    ran = run_apart(REPLICAS)
+    assert ran.returncode == 0, ran.stderr
