@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import pathlib
-import subprocess
-import sys
-import textwrap
 from typing import Any
 
 import keras
@@ -15,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import nbqp
+from tests import processes
 from tf_layer import Learned, QPLayer, solve_qp
 
 N, ROWS, BATCH = 4, 3, 3
@@ -260,13 +258,6 @@ RELOAD = """
 """
 
 
-def run_apart(script: str, *arguments: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    """In a fresh process, which finds the packages of this one."""
-    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    root = pathlib.Path(__file__).parents[2]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture
 def saved(tmp_path: pathlib.Path) -> pathlib.Path:
     module = tf.Module()
@@ -279,8 +270,7 @@ def saved(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def test_a_saved_function_has_its_gradient_in_a_fresh_process(saved: pathlib.Path) -> None:
     places = [saved / name for name in ("module", "g.npy", "gradient.npy")]
-    ran = run_apart(RELOAD, *places)
-    assert ran.returncode == 0, ran.stderr
+    processes.run(RELOAD, *places)
     g = tf.constant(G)
     with tf.GradientTape() as tape:
         tape.watch(g)
@@ -290,38 +280,7 @@ def test_a_saved_function_has_its_gradient_in_a_fresh_process(saved: pathlib.Pat
 
 def test_a_saved_function_without_the_package_says_what_is_missing(saved: pathlib.Path) -> None:
     script = RELOAD.replace("    import tf_layer\n", "")
-    ran = run_apart(script, *(saved / name for name in ("module", "g.npy", "gradient.npy")))
+    ran = processes.start(script, *(saved / name for name in ("module", "g.npy", "gradient.npy")))
+    _, errors = ran.communicate(timeout=300)
     assert ran.returncode != 0
-    assert "Could not find callback with key=nbqp_solve" in ran.stderr
-
-
-REPLICAS = """
-    import numpy as np
-    import tensorflow as tf
-    import keras
-    from tf_layer import Learned, QPLayer
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-    def losses(strategy):
-        keras.utils.set_random_seed(0)
-        data = np.random.default_rng(0).standard_normal((64, 4))
-        with strategy.scope():
-            model = keras.Sequential([
-                keras.Input((4,)), keras.layers.Dense(4),
-                QPLayer(H=np.eye(4), A=Learned((2, 4)), lb=0.0, feasible=True),
-            ])
-            model.compile(keras.optimizers.Adam(0.01), "mse")
-        return model.fit(data, np.abs(data), batch_size=16, epochs=3, shuffle=False, verbose=0).history["loss"]
-
-    one = losses(tf.distribute.get_strategy())
-    two = losses(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-    np.testing.assert_allclose(one, two, rtol=1e-6)
-    assert one[-1] < one[0]
-"""
-
-
-def test_a_mirrored_strategy_has_the_losses_of_one_device() -> None:
-    ran = run_apart(REPLICAS)
-    assert ran.returncode == 0, ran.stderr
+    assert "Could not find callback with key=nbqp_solve" in errors

@@ -1,0 +1,31 @@
+"""Scripts in processes of their own, which find the packages of this checkout."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """A process that runs a script."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(script: str, *arguments: object, **environment: str) -> str:
+    """What a script prints; it has to end well."""
+    process = start(script, *arguments, **environment)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return out
