@@ -63,7 +63,9 @@ class CartPole:
             ],
             -2,
         )
-        forces = math.stack([force + moment * omega * omega * sin, -moment * self.gravity * sin], -1)
+        forces = math.stack(
+            [force + moment * omega * omega * sin, -moment * self.gravity * sin], -1
+        )
         v_free = math.stack([v, omega], -1) + self.dt * times(inverse, forces)
         v_next = v_free + times(inverse, friction(inverse, v_free))
         v, omega = v_next[:, 0], v_next[:, 1]

@@ -17,8 +17,7 @@ import argparse
 import dataclasses
 import functools
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import numpy as np
 from keras import ops
 
 import nbqp
+from examples.command_line import positive_int, warm_up
 from examples.sudoku_boards import (
     BoardsError,
     DataSet,
@@ -58,9 +58,6 @@ class Recipe:
 
 TOLERANCE = 1e-6
 """Of a solution, in absolute terms."""
-
-PATIENCE = 1.5
-"""Seconds of a start that need no explanation."""
 
 RECIPES = {
     "qp": Recipe("QP, H = 0.1 I", 0.1, 0.02, 0.8),
@@ -149,14 +146,6 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive_int, default=150, metavar="N", help="default: %(default)s")
 
 
-def positive_int(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text}")
-    return value
-
-
 def prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, out: Path) -> DataSet:
     """The boards that the options ask for; makes the folder of the results.
 
@@ -230,20 +219,6 @@ def train(recipe: Recipe, boards: DataSet, args: argparse.Namespace, out: Path) 
         f"results in {out}"
     )
     return history
-
-
-def warm_up(show: Callable[[str], None]) -> None:
-    """Compile or load the solver, and say so where it takes more than a moment."""
-    late = threading.Timer(
-        PATIENCE,
-        show,
-        ["compiling the solver, once for this installation: about half a minute ..."],
-    )
-    late.start()
-    try:
-        nbqp.warmup()
-    finally:
-        late.cancel()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import nbqp
-from examples import sudoku, sudoku_comparison
+from examples import command_line, sudoku_comparison
 from examples.sudoku import RECIPES, SudokuSolver, main
 from examples.sudoku_boards import (
     BoardsError,
@@ -147,9 +147,9 @@ def test_a_bad_command_line_ends_with_a_message(
 def test_a_slow_start_is_explained_and_a_fast_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     for seconds in (0.0, 0.3):
         lines: list[str] = []
-        monkeypatch.setattr(sudoku, "PATIENCE", 0.1)
+        monkeypatch.setattr(command_line, "PATIENCE", 0.1)
         monkeypatch.setattr(nbqp, "warmup", lambda seconds=seconds: time.sleep(seconds))
-        sudoku.warm_up(lines.append)
+        command_line.warm_up(lines.append)
         assert len(lines) == (seconds > 0.1)
         assert all("compiling the solver, once" in line for line in lines)
 
