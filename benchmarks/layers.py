@@ -16,7 +16,7 @@ import gc
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from benchmarks.batches import (
     sudoku,
 )
 from benchmarks.judge import Reference, dense_reference, gradient_errors, residuals
-from benchmarks.peers import OURS, PEERS, Peer
+from benchmarks.peers import OURS, PEERS, Peer, PeerEntry
 from benchmarks.report import (
     machine_facts,
     markdown_table,
@@ -132,9 +132,16 @@ class Measurement:
         return math.nan if self.failure else float(np.max([self.errors[name] for name in names]))
 
 
-def measure(problem: Problem, reference: Reference, eps: float, repeats: int) -> list[Measurement]:
-    """Warm up every peer, then time them in turn, starting with another one each time."""
-    measurements = {name: Measurement(name) for name in PEERS}
+def measure(
+    problem: Problem,
+    reference: Reference,
+    eps: float,
+    repeats: int,
+    peers: Mapping[str, PeerEntry] = PEERS,
+    calls: int = 1,
+) -> list[Measurement]:
+    """Warm up every peer, then time so many calls of each in turn, starting with another one each time."""
+    measurements = {name: Measurement(name) for name in peers}
     built: dict[str, Peer] = {}
     spent: dict[str, float] = {}
 
@@ -149,7 +156,7 @@ def measure(problem: Problem, reference: Reference, eps: float, repeats: int) ->
             measurements[name].failure = f"failed: {type(error).__name__}: {reason}"
 
     def warm_up(name: str) -> None:
-        peer = PEERS[name].build(problem, eps)
+        peer = peers[name].build(problem, eps)
         begin = time.perf_counter()
         for _ in range(WARM_UPS):
             peer.forward()
@@ -165,12 +172,13 @@ def measure(problem: Problem, reference: Reference, eps: float, repeats: int) ->
             return
         gc.collect()
         begin = time.perf_counter()
-        measurement.time_step("forward", peer.forward)
-        measurement.time_step("backward", peer.backward)
+        for _ in range(calls):
+            measurement.time_step("forward", peer.forward)
+            measurement.time_step("backward", peer.backward)
         spent[name] += time.perf_counter() - begin
         measurement.judge(problem, reference, peer)
 
-    for name in PEERS:
+    for name in peers:
         attempt(name, functools.partial(warm_up, name))
     names = list(built)
     for first in range(repeats):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from unittest import mock
 
 import numpy as np
@@ -39,11 +39,13 @@ class Peer(Protocol):
 
 
 class TensorFlowLayer:
-    """`tf_layer.solve_qp` under a gradient tape, eager or as a graph."""
+    """`tf_layer.solve_qp` under a gradient tape, eager or as a graph, or `tf_layer.QPLayer`."""
 
-    def __init__(self, problem: Problem, eps: float, graph: bool) -> None:
+    def __init__(
+        self, problem: Problem, eps: float, form: Literal["eager", "graph", "layer"]
+    ) -> None:
         tf = import_tensorflow()
-        from tf_layer import solve_qp
+        from tf_layer import Input, QPLayer, solve_qp
 
         settings = nbqp.Settings(eps_abs=eps, primal_infeasibility_solving=problem.closest)
         names = ["H", "g", "A", "b", "lb", "ub", *(("C", "l", "u") if problem.C.size else ())]
@@ -53,13 +55,20 @@ class TensorFlowLayer:
             for name in constants.keys() & {"H", "A", "C"}:
                 constants[name] = scipy.sparse.csc_array(constants[name])
 
+        if form == "layer":
+            declared = {**constants, **{name: Input() for name in inputs}}
+            layer = QPLayer(**declared, settings=settings, return_solution=True, dtype="float64")
+
         def solve(*values: Any) -> tuple[Any, ...]:
             given = dict(zip(inputs, values, strict=True))
-            out = solve_qp(**given, **constants, settings=settings)
+            if form == "layer":
+                out = layer(given)
+            else:
+                out = solve_qp(**given, **constants, settings=settings)
             return out.x, out.y, out.z, out.z_box
 
         self._tf = tf
-        self._solve = tf.function(solve) if graph else solve
+        self._solve = tf.function(solve) if form == "graph" else solve
         self._names = inputs
         self._inputs = [tf.constant(getattr(problem, name)) for name in inputs]
         self._target = tf.constant(problem.target)
@@ -166,12 +175,17 @@ def import_torch() -> Any:
 
 def eager_layer(problem: Problem, eps: float) -> Peer:
     """Build the layer of this project, eager."""
-    return TensorFlowLayer(problem, eps, graph=False)
+    return TensorFlowLayer(problem, eps, "eager")
 
 
 def graph_layer(problem: Problem, eps: float) -> Peer:
     """Build the layer of this project in a `tf.function`."""
-    return TensorFlowLayer(problem, eps, graph=True)
+    return TensorFlowLayer(problem, eps, "graph")
+
+
+def keras_layer(problem: Problem, eps: float) -> Peer:
+    """Build the Keras layer of this project, eager."""
+    return TensorFlowLayer(problem, eps, "layer")
 
 
 def proxsuite_closest_layer(problem: Problem, eps: float) -> Peer:
