@@ -8,8 +8,9 @@ the layer solves and differentiates, so that a controller learns through the sim
   starts that differ from START by N(0, 0.1^2) in each coordinate, and tested on 200 others.
 
 Both minimise the smoothed loss of `examples.cartpole_task`, by perturbed forces: without smoothing there
-is no gradient at START, where cart and pole rest and friction holds them. A controller succeeds where, unperturbed, its trajectory ends with |p| < 0.05 m,
-|v| < 0.1 m/s, |theta - pi| < 0.05 rad and |omega| < 0.1 rad/s.
+is no gradient at START, where cart and pole rest and friction holds them. A controller succeeds where
+its trajectory, unperturbed, ends with |p| < 0.05 m, |v| < 0.1 m/s, |theta - pi| < 0.05 rad and
+|omega| < 0.1 rad/s. A training takes some minutes.
 """
 
 from __future__ import annotations

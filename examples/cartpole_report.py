@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from examples.cartpole_simulation import CartPole
 from examples.cartpole_task import BOUNDS, GOAL
+from examples.figures import BLUE, GREY, INK, RED, finish
 
 History = dict[str, list[float]]
 
-INK, GREY, BLUE, RED = "#22313f", "#8a97a3", "#2a6fbb", "#c8443a"
 LINES = 20
 """Printed in a training."""
 FRAMES_PER_SECOND = 25
@@ -88,7 +88,8 @@ def draw_curves(
     loss.plot(history["loss"], color=BLUE, label="unperturbed")
     loss.axhline(history["loss"][0], color=RED, linestyle=":", label="at rest")
     loss.set_yscale("log")
-    _finish(loss, "loss", "epoch", legend="lower left")
+    _finish(loss, "loss", "epoch")
+    loss.legend(frameon=False, loc="lower left")
     sigmas, norms = np.array(sorted(slopes.items())).T
     # Linear up to the smallest positive sigma: 0 has its place on both axes.
     slope.set_xscale("symlog", linthresh=sigmas[1])
@@ -107,12 +108,11 @@ def draw_curves(
     figure.savefig(path)
 
 
-def _finish(axes: Axes, title: str, along: str, legend: str = "best") -> None:
+def _finish(axes: Axes, title: str, along: str) -> None:
     axes.set_title(title, color=INK)
     axes.set_xlabel(along, color=INK)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc=legend)
+    finish(axes)
+    axes.legend(frameon=False)
 
 
 def animate(path: Path, plant: CartPole, states: Any) -> None:
