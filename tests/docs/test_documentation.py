@@ -1,7 +1,13 @@
-"""What the README and docs/ show: code that runs, commands and files that exist."""
+"""What the README and docs/ show: code that runs, its output, commands and files that exist.
+
+The Python blocks of a page run in order and share a namespace, as in one session of a reader. A ```text
+block right below one is what it prints, numbers to within 1e-6.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pathlib
 import re
 import shlex
@@ -10,8 +16,13 @@ import sys
 
 import pytest
 
+import nbqp
+import tf_layer
+
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]\d+)?")
 TOX = (ROOT / "tox.ini").read_text()
 
 
@@ -20,16 +31,54 @@ def name(page: pathlib.Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_python_blocks_run(page: pathlib.Path) -> None:
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
-        exec(compile(block, str(page), "exec"), {})
+def test_python_blocks_run_and_print_what_is_shown(
+    page: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for code, shown in BLOCK.findall(page.read_text()):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, str(page), "exec"), namespace)
+        if shown:
+            assert words(printed.getvalue()) == words(shown), printed.getvalue()
+            assert numbers(printed.getvalue()) == pytest.approx(numbers(shown), abs=1e-6)
+
+
+def words(text: str) -> list[str]:
+    """What stands between numbers, without spaces, which depend on their signs."""
+    return ["".join(part.split()) for part in NUMBER.split(text)]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in NUMBER.findall(text)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_to_files(page: pathlib.Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_tests_that_are_named_exist(page: pathlib.Path) -> None:
+    tests = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    for test in re.findall(r"`(test_\w+)`", page.read_text()):
+        assert f"def {test}(" in tests, test
+
+
+def test_the_reference_has_every_public_name() -> None:
+    for package in (nbqp, tf_layer):
+        page = (ROOT / "docs" / "api" / f"{package.__name__}.md").read_text()
+        listed = re.findall(rf"^::: {package.__name__}(?:\.\w+)?\.(\w+)$", page, re.MULTILINE)
+        assert sorted(listed) == sorted(package.__all__)
+
+
+def test_the_site_has_every_page() -> None:
+    listed = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
