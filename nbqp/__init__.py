@@ -12,6 +12,7 @@ from nbqp.errors import (
     SymmetryError,
     UnsolvedError,
 )
+from nbqp.jacobian import jacobian
 from nbqp.settings import Settings
 from nbqp.solution import Certificate, Info, Solution, Status
 from nbqp.solver import Solver, solve_qp
@@ -40,6 +41,7 @@ __all__ = [
     "SymmetryError",
     "Tangents",
     "UnsolvedError",
+    "jacobian",
     "jvp",
     "solve_batch",
     "solve_qp",

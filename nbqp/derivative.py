@@ -127,7 +127,7 @@ def _where(statuses: npt.NDArray[np.object_], status: Status) -> npt.NDArray[np.
     return found
 
 
-class _Linearised:
+class Linearised:
     """A solution or a batch of them with leading batch axis, its active set and its failures."""
 
     def __init__(self, solution: Solution | BatchSolution, on_failure: OnFailure) -> None:
@@ -245,7 +245,7 @@ def vjp(
     >>> grads.dL_dg, grads.dL_dlb
     (array([-1.,  0.]), array([0., 1.]))
     """
-    at = _Linearised(solution, on_failure)
+    at = Linearised(solution, on_failure)
     given = {
         "dL_dx": dL_dx,
         "dL_dy": dL_dy,
@@ -273,13 +273,36 @@ def products_on_pattern(
     return pattern.with_values(values)
 
 
+def vector_gradients(active: ActiveSet, b: Point) -> dict[str, Floats]:
+    """The gradients of the vectors that belong to an adjoint, by name, each shaped as its part of b."""
+    low, high = side_shares(active.side)
+    low_box, high_box = side_shares(active.side_box)
+    return {
+        "g": b.x,
+        "b": -b.y,
+        "l": -low * b.z,
+        "u": -high * b.z,
+        "lb": -low_box * b.z_box,
+        "ub": -high_box * b.z_box,
+    }
+
+
+def matrix_factors(
+    point: Point, shifts: Shifts, b: Point
+) -> dict[str, tuple[Floats, Floats, Floats]]:
+    """(left, b2, s) of the gradients left b1' + b2 x' + s b4' of the matrices, by name."""
+    return {
+        "H": (0.5 * point.x, 0.5 * b.x, np.zeros_like(point.x)),
+        "A": (point.y, b.y, shifts.s_e),
+        "C": (point.z, b.z, shifts.s_i),
+    }
+
+
 def outer_products(
     qp: QP, active: ActiveSet, point: Point, shifts: Shifts, adjoint: Adjoint
 ) -> Gradients:
     """The gradients that belong to an adjoint, in the forms that the data were given in."""
     b, b4 = adjoint
-    low, high = side_shares(active.side)
-    low_box, high_box = side_shares(active.side_box)
 
     def vector(name: str, gradient: Floats) -> Any:
         form = qp.forms[name]
@@ -316,17 +339,10 @@ def outer_products(
         total = left.T @ b.x + b2.T @ point.x + s.T @ b4
         return total[None] if form == "batched" else total
 
-    return Gradients(
-        matrix("H", 0.5 * point.x, 0.5 * b.x, np.zeros_like(point.x)),
-        vector("g", b.x),
-        matrix("A", point.y, b.y, shifts.s_e),
-        vector("b", -b.y),
-        matrix("C", point.z, b.z, shifts.s_i),
-        vector("l", -low * b.z),
-        vector("u", -high * b.z),
-        vector("lb", -low_box * b.z_box),
-        vector("ub", -high_box * b.z_box),
-    )
+    vectors, factors = vector_gradients(active, b), matrix_factors(point, shifts, b)
+    gradients = {name: vector(name, gradient) for name, gradient in vectors.items()}
+    gradients |= {name: matrix(name, *parts) for name, parts in factors.items()}
+    return Gradients(**{f"dL_d{name}": gradient for name, gradient in gradients.items()})
 
 
 def jvp(
@@ -383,7 +399,7 @@ def jvp(
     >>> nbqp.jvp(sol, dg=np.ones(2), dlb=np.array([0.0, 2.0])).dx
     array([-1.,  2.])
     """
-    at = _Linearised(solution, on_failure)
+    at = Linearised(solution, on_failure)
     qp, active = at.qp, at.active
     x, y, z, _ = at.point
 

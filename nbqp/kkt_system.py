@@ -113,6 +113,8 @@ def solve_adjoint(
 ) -> Adjoint:
     """Solve the adjoint system of every sample (see `nbqp.derivative`).
 
+    There may be several right-hand sides of each sample, count of them, for one factorisation.
+
     Parameters
     ----------
     qp
@@ -120,7 +122,8 @@ def solve_adjoint(
     active
         From `find_active_set`.
     r, r_s
-        -dL/d(x, y, z, z_box) and -dL/d(s_e, s_i, s_box), each (batch, .).
+        -dL/d(x, y, z, z_box) and -dL/d(s_e, s_i, s_box), each (batch * count, .), those of a sample
+        after one another; so is what returns.
     closest
         Samples (batch,) with shifts.
     skip
@@ -139,11 +142,11 @@ def solve_adjoint(
             )
 
         split_range(run, qp.batch, thread_count(qp.batch, None))
-    for k in np.flatnonzero(code == SINGULAR).tolist():
-        system = _least_norm_system(qp, active, k)
-        b, found.b4[k] = system.solve_adjoint(_sample(r, k), _sample(r_s, k))
+    for row in np.flatnonzero(code == SINGULAR).tolist():
+        system = _least_norm_system(qp, active, row // code.shape[1])
+        b, found.b4[row] = system.solve_adjoint(_row(r, row), _row(r_s, row))
         for target, part in zip(found.b, b, strict=True):
-            target[k] = part
+            target[row] = part
     return found
 
 
@@ -168,7 +171,7 @@ def solve_direction(
     found, code = _solve_regular(qp, active, r, no_loss, closest, skip, adjoint=False)
     for k in np.flatnonzero(code == SINGULAR).tolist():
         system = _least_norm_system(qp, active, k)
-        point, shifts = system.solve_direction(_sample(r, k), r_4[k])
+        point, shifts = system.solve_direction(_row(r, k), r_4[k])
         for target, part in zip((*found.b, *ds), (*point, *shifts), strict=True):
             target[k] = part
     return found.b, ds
@@ -177,13 +180,14 @@ def solve_direction(
 def _solve_regular(
     qp: QP, active: ActiveSet, r: Point, r_s: Shifts, closest: Bools, skip: Bools, adjoint: bool
 ) -> tuple[Adjoint, Ints]:
-    """The solutions that the factor of the KKT matrix gives; SINGULAR (batch,) where it has none.
+    """The solutions that the factor of the KKT matrix gives; SINGULAR (batch, count) where it has none.
 
     The matrix is symmetric: its solution is (dx, dlambda) where the right-hand side is a direction's.
     """
     closest = kernel_array(closest, np.bool_)
     found = Adjoint(Point(*(np.zeros_like(part) for part in r)), np.zeros_like(r.x))
-    code = np.full(qp.batch, OPEN, dtype=np.int64)
+    # A batch may be empty.
+    code = np.full((qp.batch, len(r.x) // max(qp.batch, 1)), OPEN, dtype=np.int64)
     code[skip] = SKIPPED
     analysis, data, scaling = analyse_qp(qp), qp.data(), shared_or_own_scaling(qp)
     lanes = takes_lanes(qp, analysis)
@@ -204,5 +208,5 @@ def _least_norm_system(qp: QP, active: ActiveSet, k: int) -> LeastNormSystem:
     return LeastNormSystem(H, A, C, active.side[k], active.side_box[k])
 
 
-def _sample(parts: Point | Shifts, k: int) -> tuple[Floats, ...]:
+def _row(parts: Point | Shifts, k: int) -> tuple[Floats, ...]:
     return tuple(part[k] for part in parts)

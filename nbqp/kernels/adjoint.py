@@ -42,11 +42,13 @@ from nbqp.kernels.scaling import (
 from nbqp.kernels.state import new_iterate, new_problem, new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
 
-# What a solve ended with, that it is not to be done, and that it is still to be done.
+# What a solve ended with, that it is not to be done, that it is still to be done, and that of its
+# multipliers the projection is.
 REGULAR = 0
 SINGULAR = 1
 SKIPPED = 2
 OPEN = 3
+UNPROJECTED = 4
 
 # What null vectors of K have: none exists, rows of V alone, or anything else.
 NO_NULL = 0
@@ -257,6 +259,15 @@ def _project_multipliers(
 
 
 @kernel
+def any_open(code):
+    """Whether some right-hand side of a sample is still to be solved for."""
+    for i in range(len(code)):
+        if code[i] == OPEN:
+            return True
+    return False
+
+
+@kernel
 def scale_for_adjoint(pattern, scaling, H, A, C, problem):
     """Fill the matrices, scales and units of `problem`: those of the QP with g = 0."""
     copy_scaling(pattern, scaling, H, A, C, problem)
@@ -269,9 +280,9 @@ def scale_for_adjoint(pattern, scaling, H, A, C, problem):
 
 @kernel
 def set_right_side(pattern, problem, A, C, side, side_box, r, r_s, k, r1, r2, r3):
-    """Fill the scaled right-hand side r1 (n), r2 (n_eq), r3 (n_in + n) of sample k.
+    """Fill the scaled right-hand side r1 (n), r2 (n_eq), r3 (n_in + n) from row k of r and r_s.
 
-    A, C: its values in the user's units; problem: the scaled one.
+    A, C: values of its sample in the user's units; problem: the scaled one.
     """
     n_in = pattern.n_in
     c = problem.cost[0]
@@ -299,7 +310,7 @@ def set_right_side(pattern, problem, A, C, side, side_box, r, r_s, k, r1, r2, r3
 
 @kernel
 def write_solution(pattern, problem, side_box, r3, point, solution, k):
-    """Write the solution of a system, `point` in scaled units, as sample k; variables on bounds are r3."""
+    """Write the solution of a system, `point` in scaled units, as row k; variables on bounds are r3."""
     n_in = pattern.n_in
     for j in range(pattern.n):
         if is_active(side_box[j]):
@@ -311,7 +322,7 @@ def write_solution(pattern, problem, side_box, r3, point, solution, k):
 
 @kernel
 def add_shift_gradients(side, side_box, r_s, solution, k):
-    """Add dL/ds = -r_s to the multipliers of V."""
+    """Add dL/ds = -r_s to the multipliers of V, in row k."""
     y = solution.y[k]
     z = solution.z[k]
     z_box = solution.z_box[k]
@@ -344,16 +355,18 @@ def solve_kkt_range(
     b4,
     code,
 ):
-    """Solve the system of those of the samples begin..end-1 whose code is OPEN.
+    """Solve the systems of the samples begin..end-1 for the right-hand sides whose code is OPEN.
 
     data: `Data`, of which H, A, C are read. scaling: `Scaling`, (0, .) to find one for each
     sample. side (batch, n_in), side_box (batch, n): from `active_sides`. r: `Point` of right-hand
-    sides, whose inactive rows do not count; r_s: `Shifts`, -dL/ds, of which V counts. closest
-    (batch), bool: whether some shift is not 0. adjoint: whether the adjoint is asked for; otherwise
-    samples with null vectors are left to the caller. All these are not modified.
+    sides (batch * count, .), those of a sample after one another, whose inactive rows do not count; r_s:
+    `Shifts`, -dL/ds, of which V counts. closest (batch), bool: whether some shift is not 0. adjoint:
+    whether the adjoint is asked for; otherwise samples with null vectors are left to the caller. All
+    these are not modified.
 
-    Rows of solution, a `Point` with b2 for its multipliers, of b4 (batch, n) and of code (batch), where
-    that is OPEN, are overwritten: REGULAR, or SINGULAR where the answer is not unique or none exists.
+    Rows of solution, a `Point` with b2 for its multipliers, of b4 (batch * count, n) and entries of code
+    (batch, count), where that is OPEN, are overwritten: REGULAR, or SINGULAR where the answer is not
+    unique or none exists. A sample's matrix is factorised once for all its right-hand sides.
     """
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
@@ -364,49 +377,63 @@ def solve_kkt_range(
     rows = new_iterate(0.0, pattern)
     no_H = np.zeros(len(pattern.Hi))
     scaled = False
+    count = code.shape[1]
     for k in range(begin, end):
-        if code[k] != OPEN:
-            continue
-        code[k] = SINGULAR
-        if closest[k] and not adjoint:
+        if not any_open(code[k]):
             continue
         A = sample(data.A, k)
         C = sample(data.C, k)
-        if len(scaling.D) == 0 or not scaled:
-            # A shared scaling belongs to matrices that are shared: the first sample's serve all.
-            scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, problem)
-            scaled = True
-        set_active_weights(side[k], side_box[k], system.w)
-        if factor_kkt(pattern, factor, entries, problem, system) > 0:
-            continue
-        null = _null_space_kind(pattern, factor, problem, side[k], side_box[k], system)
-        if null == NULL_ELSEWHERE or (null == NULL_IN_V and not adjoint):
-            continue
-        set_right_side(
-            pattern,
-            problem,
-            A,
-            C,
-            side[k],
-            side_box[k],
-            r,
-            r_s,
-            k,
-            system.r1,
-            system.r2,
-            system.r3,
-        )
-        error = refine_unregularised(
-            pattern, factor, problem.H, problem.A, problem.C, system, REFINED, REFINEMENTS
-        )
-        if not error <= ACCEPTED:
-            continue
-        code[k] = REGULAR
-        copy(system.dx, point.x)
-        copy(system.dy, point.y)
-        copy(system.dz, point.z)
-        write_solution(pattern, problem, side_box[k], system.r3, point, solution, k)
-        if closest[k] or null == NULL_IN_V:
+        usable = adjoint or not closest[k]
+        null = NO_NULL
+        if usable:
+            if len(scaling.D) == 0 or not scaled:
+                # A shared scaling belongs to matrices that are shared: the first sample's serve all.
+                scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, problem)
+                scaled = True
+            set_active_weights(side[k], side_box[k], system.w)
+            usable = factor_kkt(pattern, factor, entries, problem, system) == 0
+        if usable:
+            null = _null_space_kind(pattern, factor, problem, side[k], side_box[k], system)
+            usable = null == NO_NULL or (null == NULL_IN_V and adjoint)
+        projects = closest[k] or null == NULL_IN_V
+        for i in range(count):
+            if code[k, i] != OPEN:
+                continue
+            code[k, i] = SINGULAR
+            if not usable:
+                continue
+            row = k * count + i
+            set_right_side(
+                pattern,
+                problem,
+                A,
+                C,
+                side[k],
+                side_box[k],
+                r,
+                r_s,
+                row,
+                system.r1,
+                system.r2,
+                system.r3,
+            )
+            error = refine_unregularised(
+                pattern, factor, problem.H, problem.A, problem.C, system, REFINED, REFINEMENTS
+            )
+            if not error <= ACCEPTED:
+                continue
+            code[k, i] = UNPROJECTED if projects else REGULAR
+            copy(system.dx, point.x)
+            copy(system.dy, point.y)
+            copy(system.dz, point.z)
+            write_solution(pattern, problem, side_box[k], system.r3, point, solution, row)
+            if not projects:
+                add_shift_gradients(side[k], side_box[k], r_s, solution, row)
+        # Only now: the projection factorises another matrix in the same place.
+        for i in range(count):
+            if code[k, i] != UNPROJECTED:
+                continue
+            row = k * count + i
             settled = _project_multipliers(
                 pattern,
                 factor,
@@ -418,15 +445,13 @@ def solve_kkt_range(
                 system,
                 point,
                 rows,
-                solution.y[k],
-                solution.z[k],
-                solution.z_box[k],
-                b4[k],
+                solution.y[row],
+                solution.z[row],
+                solution.z_box[row],
+                b4[row],
             )
-            if not settled:
-                code[k] = SINGULAR
-                continue
-        add_shift_gradients(side[k], side_box[k], r_s, solution, k)
+            code[k, i] = REGULAR if settled else SINGULAR
+            add_shift_gradients(side[k], side_box[k], r_s, solution, row)
 
 
 @entry

@@ -7,11 +7,11 @@ import numpy as np
 from nbqp.kernels.adjoint import (
     ACCEPTED,
     KEPT,
-    OPEN,
     REFINED,
     REFINEMENTS,
     REGULAR,
     add_shift_gradients,
+    any_open,
     factor_kkt,
     find_null_vector,
     scale_for_adjoint,
@@ -44,9 +44,10 @@ def solve_kkt_lanes_range(
     solution,
     code,
 ):
-    """Solve the systems of those of the samples begin..end-1 that are OPEN and have a regular matrix.
+    """Solve the systems of those of the samples begin..end-1 that have a regular matrix.
 
     Arguments as those of `adjoint.solve_kkt_range`, without `adjoint` and b4; the others stay OPEN for it.
+    Codes of a sample are OPEN for all its right-hand sides or for none.
     """
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
@@ -73,33 +74,24 @@ def solve_kkt_lanes_range(
         while count < WIDTH and following < end:
             k = following
             following += 1
-            if code[k] != OPEN or closest[k]:
+            if closest[k] or not any_open(code[k]):
                 continue
-            A = sample(data.A, k)
-            C = sample(data.C, k)
             if own_matrices or not loaded:
                 # A shared scaling belongs to matrices that are shared.
-                scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, problem)
+                scale_for_adjoint(
+                    pattern,
+                    scaling,
+                    sample(data.H, k),
+                    sample(data.A, k),
+                    sample(data.C, k),
+                    problem,
+                )
                 put(problem.H, wide.H, count)
                 put(problem.A, wide.A, count)
                 put(problem.C, wide.C, count)
                 put_scales(problem, wide, count)
             set_active_weights(side[k], side_box[k], w)
             put(w, system.w, count)
-            set_right_side(
-                pattern,
-                problem,
-                A,
-                C,
-                side[k],
-                side_box[k],
-                r,
-                r_s,
-                k,
-                r1[count],
-                r2[count],
-                r3[count],
-            )
             members[count] = k
             count += 1
         if count == 0:
@@ -113,23 +105,42 @@ def solve_kkt_lanes_range(
         r1[count:] = 0.0
         r2[count:] = 0.0
         r3[count:] = 0.0
-        for lane in range(WIDTH):
-            put(r1[lane], system.r1, lane)
-            put(r2[lane], system.r2, lane)
-            put(r3[lane], system.r3, lane)
-        relative = refine_unregularised(
-            pattern, factor, wide.H, wide.A, wide.C, system, REFINED, REFINEMENTS
-        )
-        store(error, 0, relative)
-        for lane in range(count):
-            k = members[lane]
-            has_null = after[lane] > KEPT * before[lane]
-            if replaced[lane] > 0.0 or has_null or not error[lane] <= ACCEPTED:
-                continue
-            code[k] = REGULAR
-            take_scales(wide, lane, problem)
-            take(system.dx, lane, point.x)
-            take(system.dy, lane, point.y)
-            take(system.dz, lane, point.z)
-            write_solution(pattern, problem, side_box[k], r3[lane], point, solution, k)
-            add_shift_gradients(side[k], side_box[k], r_s, solution, k)
+        for i in range(code.shape[1]):
+            for lane in range(count):
+                k = members[lane]
+                take_scales(wide, lane, problem)
+                set_right_side(
+                    pattern,
+                    problem,
+                    sample(data.A, k),
+                    sample(data.C, k),
+                    side[k],
+                    side_box[k],
+                    r,
+                    r_s,
+                    k * code.shape[1] + i,
+                    r1[lane],
+                    r2[lane],
+                    r3[lane],
+                )
+            for lane in range(WIDTH):
+                put(r1[lane], system.r1, lane)
+                put(r2[lane], system.r2, lane)
+                put(r3[lane], system.r3, lane)
+            relative = refine_unregularised(
+                pattern, factor, wide.H, wide.A, wide.C, system, REFINED, REFINEMENTS
+            )
+            store(error, 0, relative)
+            for lane in range(count):
+                k = members[lane]
+                has_null = after[lane] > KEPT * before[lane]
+                if replaced[lane] > 0.0 or has_null or not error[lane] <= ACCEPTED:
+                    continue
+                code[k, i] = REGULAR
+                row = k * code.shape[1] + i
+                take_scales(wide, lane, problem)
+                take(system.dx, lane, point.x)
+                take(system.dy, lane, point.y)
+                take(system.dz, lane, point.z)
+                write_solution(pattern, problem, side_box[k], r3[lane], point, solution, row)
+                add_shift_gradients(side[k], side_box[k], r_s, solution, row)

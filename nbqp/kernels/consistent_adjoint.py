@@ -199,11 +199,11 @@ def _solve_consistent(pattern, H, A, C, kinds, r_x, r, r_s, b1, b2, b4):
 def solve_consistent_range(
     pattern, data, side, side_box, r, r_s, largest_dense, begin, end, solution, b4, code
 ):
-    """Solve those of the samples begin..end-1 whose code is SINGULAR.
+    """Solve for those right-hand sides of the samples begin..end-1 whose code is SINGULAR.
 
-    data, side, side_box, r, r_s: see `adjoint.solve_kkt_range`; not modified. Rows of solution, b4
-    and code are overwritten where the system is consistent and has at most largest_dense unknowns;
-    the code of others stays SINGULAR, and their rows mean nothing.
+    data, side, side_box, r, r_s: see `adjoint.solve_kkt_range`; not modified. Rows of solution and b4
+    and entries of code are overwritten where the system is consistent and has at most largest_dense
+    unknowns; the code of others stays SINGULAR, and their rows mean nothing.
     """
     n = pattern.n
     n_eq = pattern.n_eq
@@ -213,8 +213,10 @@ def solve_consistent_range(
     r_rows = np.empty(rows)
     s_rows = np.empty(rows)
     b2 = np.empty(rows)
-    for k in range(begin, end):
-        if code[k] != SINGULAR:
+    count = code.shape[1]
+    for row in range(begin * count, end * count):
+        k = row // count
+        if code[k, row % count] != SINGULAR:
             continue
         unknowns = n
         for i in range(rows):
@@ -227,27 +229,27 @@ def solve_consistent_range(
                 unknowns += 2
         if unknowns > largest_dense:
             continue
-        copy(r.y[k], r_rows)
-        copy(r.z[k], r_rows[n_eq:])
-        copy(r.z_box[k], r_rows[n_eq + n_in :])
-        copy(r_s.s_e[k], s_rows)
-        copy(r_s.s_i[k], s_rows[n_eq:])
-        copy(r_s.s_box[k], s_rows[n_eq + n_in :])
+        copy(r.y[row], r_rows)
+        copy(r.z[row], r_rows[n_eq:])
+        copy(r.z_box[row], r_rows[n_eq + n_in :])
+        copy(r_s.s_e[row], s_rows)
+        copy(r_s.s_i[row], s_rows[n_eq:])
+        copy(r_s.s_box[row], s_rows[n_eq + n_in :])
         solved = _solve_consistent(
             pattern,
             sample(data.H, k),
             sample(data.A, k),
             sample(data.C, k),
             kinds,
-            r.x[k],
+            r.x[row],
             r_rows,
             s_rows,
-            solution.x[k],
+            solution.x[row],
             b2,
-            b4[k],
+            b4[row],
         )
         if solved:
-            code[k] = REGULAR
-            copy(b2[:n_eq], solution.y[k])
-            copy(b2[n_eq : n_eq + n_in], solution.z[k])
-            copy(b2[n_eq + n_in :], solution.z_box[k])
+            code[k, row % count] = REGULAR
+            copy(b2[:n_eq], solution.y[row])
+            copy(b2[n_eq : n_eq + n_in], solution.z[row])
+            copy(b2[n_eq + n_in :], solution.z_box[row])

@@ -127,9 +127,9 @@ def solve_consistent(
     """b and b4, NaN where they are not written; code is overwritten."""
     found = Point(*(np.full_like(part, np.nan) for part in system.r))
     b4 = np.full_like(system.r.x, np.nan)
-    solve_consistent_range(
-        system.qp.pattern(), system.qp.data(), *system[1:], largest, begin, len(code), found, b4, code
-    )  # fmt: skip
+    system_range = (*system[1:], largest, begin, len(code))
+    pattern, data = system.qp.pattern(), system.qp.data()
+    solve_consistent_range(pattern, data, *system_range, found, b4, code[:, None])
     return found, b4
 
 
