@@ -20,6 +20,7 @@ from nbqp.kernels.structure import Floats
 from nbqp.kkt_system import ActiveSet, Point, Shifts, solve_adjoint
 from nbqp.problem import NAMES
 from nbqp.solution import Solution
+from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
 
 Part = Literal["x", "y", "z", "z_box", "s_e", "s_i", "s_box"]
@@ -81,8 +82,8 @@ def jacobian(
     -------
     array or dict of str to array
         float64, for a single name the array, for several a dict of them: the size of the part, then
-        the shape of the datum, () for a number. For a scipy.sparse datum (size of the part, nnz), the
-        entries in the order of the datum's own (of CSC for formats other than CSC, CSR and COO). Of
+        the shape of the datum, () for a number. For a scipy.sparse datum or a `Sparse` (size of the part,
+        nnz), the entries in the order of the datum's own (of CSC for formats other than CSC, CSR and COO). Of
         batches all this behind a batch axis, also for data that the samples share. With respect to
         H: to its symmetric part.
 
@@ -159,8 +160,9 @@ def _jacobians(at: Linearised, b: Point, b4: Floats, names: Sequence[Datum]) -> 
             found[name] = vectors[name].sum(axis=2) if form == "scalar" else vectors[name]
             continue
         left, b2, s = factors[name]
-        if isinstance(form, StoredPattern):
-            rows, columns = form.entries
+        pattern = form.pattern if isinstance(form, Sparse) else form
+        if isinstance(pattern, StoredPattern):
+            rows, columns = pattern.entries
         else:
             rows, columns = np.indices(getattr(at.qp, name).shape, sparse=True)
         product = left[..., rows] * b.x[..., columns]

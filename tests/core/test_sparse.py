@@ -94,6 +94,18 @@ def test_directions_are_those_of_dense_matrices(shared: bool) -> None:
         np.testing.assert_allclose(part, expected, atol=1e-7)
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "batched"])
+def test_jacobians_are_those_of_dense_matrices(shared: bool) -> None:
+    sparse, dense, _ = data(sp.csr_array, shared)
+    ours, theirs = (
+        nbqp.jacobian(nbqp.solve_batch(**d, settings=CLOSE), of="x", wrt=("H", "A", "C"))
+        for d in (sparse, dense)
+    )
+    for name in "HAC":
+        rows, columns = sparse[name].pattern.entries
+        np.testing.assert_allclose(ours[name], theirs[name][..., rows, columns], atol=1e-7)
+
+
 def test_a_single_qp_and_its_update() -> None:
     sparse, dense, given = data(sp.csc_array, shared=True)
     sparse["g"] = dense["g"] = dense["g"][0]

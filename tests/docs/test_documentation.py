@@ -72,7 +72,8 @@ def test_the_reference_has_every_public_name() -> None:
     for package in (nbqp, tf_layer):
         page = (ROOT / "docs" / "api" / f"{package.__name__}.md").read_text()
         listed = re.findall(rf"^::: {package.__name__}(?:\.\w+)?\.(\w+)$", page, re.MULTILINE)
-        assert sorted(listed) == sorted(package.__all__)
+        apart = ["register"] if package is nbqp else []  # of nbqp.qpsolvers, which few need
+        assert sorted(listed) == sorted([*package.__all__, *apart])
 
 
 def test_the_site_has_every_page() -> None:
