@@ -23,6 +23,7 @@ import numpy as np
 import nbqp
 from benchmarks.arrays import Floats
 from benchmarks.cartpole_layers import SIMULATORS, Rollout, Simulate
+from benchmarks.peers import import_tensorflow
 from benchmarks.report import (
     machine_facts,
     markdown_table,
@@ -113,6 +114,7 @@ def table_rows(trainings: dict[str, Training]) -> list[list[str]]:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Train through every layer; the record for JSON and the report in Markdown."""
     core, plant = use_one_core(), CartPole()
+    import_tensorflow()
     trainings = {
         name: Training(build(plant, args.eps_abs))
         for name, build in SIMULATORS.items()

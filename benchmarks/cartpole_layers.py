@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import nbqp
 from benchmarks.arrays import Floats
-from benchmarks.peers import import_tensorflow, import_torch, proxsuite_function
+from benchmarks.peers import import_torch, proxsuite_function
 from examples.cartpole_simulation import CartPole, times
 from examples.cartpole_task import START, losses, rollout
 
@@ -44,7 +44,8 @@ def _residual(plant: CartPole, H: Any, g: Any, x: Any) -> Any:
 
 def nbqp_simulator(plant: CartPole, eps: float) -> Simulate:
     """Build that of `tf_layer.solve_qp`: one `tf.function` over the horizon, clocks within."""
-    tf = import_tensorflow()
+    import tensorflow as tf
+
     from tf_layer import solve_qp
 
     bound, settings = plant.largest_impulse, nbqp.Settings(eps_abs=eps)
