@@ -239,10 +239,11 @@ def call(
     shapes: Sequence[Sequence[int | None]],
 ) -> list[Any]:
     """Run SOLVE or SOLVE_KKT on tensors."""
-    if tf.executing_eagerly() and not any(tf.is_symbolic_tensor(t) for t in tensors):
+    differentiable = [t for t in tensors if tf.is_tensor(t)]
+    if tf.executing_eagerly() and not any(map(tf.is_symbolic_tensor, differentiable)):
         results = _functions[name](description, *(np.asarray(t) for t in tensors))
         return [tf.convert_to_tensor(array) for array in results]
-    if forwardprop_util.pack_tangents(list(tensors)).tangents:
+    if forwardprop_util.pack_tangents(differentiable).tangents:
         raise NotImplementedError(
             "solve_qp: expected reverse mode in a graph, got a ForwardAccumulator, which would be told that "
             "all derivatives are 0; take it outside tf.function and solve_qp eagerly, or differentiate a "

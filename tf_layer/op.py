@@ -68,7 +68,7 @@ class _Problem(NamedTuple):
     """A problem in double precision with a batch.
 
     tensors: the data that may have gradients, which the description names first; constants: dense ones
-    by name, without; parts: the arrays of sparse constants and of patterns; entries: rows and columns of
+    by name, without, as arrays; parts: those of sparse constants and of patterns; entries: rows and columns of
     what the values of each pattern are, by name; rows: of A and C, integers or tensors; batch: where it
     is known before the graph runs.
     """
@@ -161,33 +161,38 @@ def solve_qp(
         require_sparse(name, matrix)
         sparse[name] = matrix.tocsc()
     patterns = {name: v.pattern for name, v in given.items() if isinstance(v, nbqp.Sparse)}
+    # Arrays stay arrays: they have no gradient, and as tensors they would go there and back.
     dense = {
-        name: _values(name, value) if name in patterns else _tensor(name, value)
+        name: _values(name, value) if name in patterns else _numbers(name, value)
         for name, value in given.items()
         if value is not None and name not in sparse
     }
+    kind = tf.as_dtype(dense["g"].dtype)
+    dtype = kind if kind.is_floating else DOUBLE
     if "H" in dense:
         dense["H"] = _widened(dense["H"], patterns.get("H"))
     for name, pattern in patterns.items():
         dense[name] = by_columns(nbqp.Sparse(pattern, dense[name]))
     if "H" in sparse:
         sparse["H"] = in_double_precision(sparse["H"]).tocsc()
-    dtype = dense["g"].dtype if dense["g"].dtype.is_floating else DOUBLE
     n = dense["g"].shape[-1]
     if n is None:
         raise nbqp.ShapeError(f"g: expected a known last dimension, got {dense['g'].shape}.")
     dense_matrices = set(MATRICES) - patterns.keys()
-    batched = any(t.shape.rank == (3 if k in dense_matrices else 2) for k, t in dense.items())
+    batched = any(len(t.shape) == (3 if k in dense_matrices else 2) for k, t in dense.items())
     if not batched:
         dense["g"] = dense["g"][tf.newaxis]
     rows: dict[str, Any] = {k: _rows(dense[k]) for k in dense_matrices if k in dense}
     rows |= {name: matrix.shape[0] for name, matrix in (*sparse.items(), *patterns.items())}
     for name in ("lb", "ub", "l", "u"):
-        if name in dense and dense[name].shape.rank == 0:
+        if name in dense and len(dense[name].shape) == 0:
             size = n if name in ("lb", "ub") else rows.get("C", 0)
-            dense[name] = tf.fill([size], dense[name])
+            fill = np.full if isinstance(size, int) and _is_array(dense[name]) else tf.fill
+            dense[name] = fill([size], dense[name])
+    constants = {
+        name: dense.pop(name).astype(np.float64) for name in [*dense] if _is_array(dense[name])
+    }
     dense = {name: tf.cast(tensor, DOUBLE) for name, tensor in dense.items()}
-    constants = {name: dense.pop(name) for name in [*dense] if _is_constant(given[name])}
     start = () if warm_start is None else _start(warm_start, batched)
     problem = _Problem(
         Description(
@@ -201,15 +206,17 @@ def solve_qp(
         ),
         tuple(dense.values()),
         constants,
-        tuple(
-            tf.constant(part)
-            for m in sparse.values()
-            for part in (m.data.astype(np.float64), m.indices, m.indptr)
-        )
-        + tuple(
-            tf.constant(part)
-            for pattern in patterns.values()
-            for part in (pattern.columns.i, pattern.columns.p)
+        (
+            *(
+                part
+                for m in sparse.values()
+                for part in (m.data.astype(np.float64), m.indices, m.indptr)
+            ),
+            *(
+                part
+                for pattern in patterns.values()
+                for part in (pattern.columns.i, pattern.columns.p)
+            ),
         ),
         {name: _entries(pattern) for name, pattern in patterns.items()},
         start,
@@ -233,16 +240,15 @@ def _entries(pattern: StoredPattern) -> tuple[Any, Any]:
 
 def _batch_size(named: Iterable[tuple[str, Any]], dense_matrices: Container[str]) -> int | None:
     """The size of the batch, None where a batch axis that has it may be unknown."""
-    sizes = {t.shape[0] for k, t in named if t.shape.rank == (3 if k in dense_matrices else 2)}
+    sizes = {t.shape[0] for k, t in named if len(t.shape) == (3 if k in dense_matrices else 2)}
     known = sizes - {1, None}
     # An axis of 1 is shared by a larger batch.
     return known.pop() if known else 1 if sizes == {1} else None
 
 
-def _is_constant(value: Any) -> bool:
-    """Whether what the user gave cannot have a gradient. (A list may hold tensors.)"""
-    numbers = value.values if isinstance(value, nbqp.Sparse) else value
-    return isinstance(numbers, (np.ndarray, np.generic, Real))
+def _is_array(value: Any) -> bool:
+    """Whether this cannot have a gradient. (A list may hold tensors.)"""
+    return isinstance(value, (np.ndarray, np.generic, Real))
 
 
 def _start(warm_start: Sequence[Any], batched: bool) -> tuple[Any, ...]:
@@ -260,7 +266,10 @@ def _widened(H: Any, pattern: StoredPattern | None) -> Any:
 
     An H that is not stays as it is, for the solver to refuse.
     """
-    if not H.dtype.is_floating or H.dtype == DOUBLE:
+    if _is_array(H) and pattern is None:
+        return in_double_precision(H)
+    kind = tf.as_dtype(H.dtype)
+    if not kind.is_floating or kind == DOUBLE:
         return H
     double = tf.cast(H, DOUBLE)
     axes: Any
@@ -272,40 +281,52 @@ def _widened(H: Any, pattern: StoredPattern | None) -> Any:
         tf.reduce_max(tf.abs(part), axis=axes, keepdims=True)
         for part in (double, double - transposed)
     )
-    allowed = ROUNDINGS * float(ml_dtypes.finfo(H.dtype.as_numpy_dtype).eps)
+    allowed = ROUNDINGS * float(ml_dtypes.finfo(kind.as_numpy_dtype).eps)
     return tf.where(skew <= allowed * size, 0.5 * (double + transposed), double)
 
 
 def _values(name: str, sparse: nbqp.Sparse) -> Any:
-    """The tensor of the values of a matrix."""
+    """The values of a matrix, an array or a tensor."""
     if name not in MATRICES:
         raise nbqp.ShapeError(f"{name}: expected a dense vector, got Sparse.")
-    tensor = tf.convert_to_tensor(sparse.values)
-    if not (tensor.dtype.is_floating or tensor.dtype.is_integer):
-        raise nbqp.ShapeError(f"{name}: expected real numbers, got {tensor.dtype.name}.")
-    return tensor
+    values = sparse.values
+    values = np.asarray(values) if _is_array(values) else tf.convert_to_tensor(values)
+    kind = _kind(values)
+    if kind is None or not (kind.is_floating or kind.is_integer):
+        raise nbqp.ShapeError(f"{name}: expected real numbers, got {values.dtype}.")
+    return values
 
 
-def _tensor(name: str, value: Any) -> Any:
-    """A tensor of a datum, of a rank that it may have."""
+def _kind(numbers: Any) -> tf.DType | None:
+    """TensorFlow's dtype, None where it has none."""
+    try:
+        return tf.as_dtype(numbers.dtype)
+    except TypeError:
+        return None
+
+
+def _numbers(name: str, value: Any) -> Any:
+    """A datum as an array or a tensor, of a rank that it may have."""
     if isinstance(value, tf.SparseTensor):
         raise nbqp.ShapeError(
             f"{name}: expected numbers, a scipy.sparse matrix or an nbqp.Sparse of a pattern and its values, "
             "got a SparseTensor."
         )
     try:
-        tensor = tf.convert_to_tensor(value)
+        found = np.asarray(value) if _is_array(value) else tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         raise nbqp.ShapeError(
             f"{name}: expected numbers, got {type(value).__name__}: {error}"
         ) from None
     ranks = (2, 3) if name in MATRICES else (1, 2) if name in ("g", "b") else (0, 1, 2)
-    if tensor.shape.rank not in ranks or not (tensor.dtype.is_floating or tensor.dtype.is_integer):
+    kind, shape = _kind(found), found.shape
+    rank = None if shape is None or getattr(shape, "rank", 0) is None else len(shape)
+    if rank not in ranks or kind is None or not (kind.is_floating or kind.is_integer):
         raise nbqp.ShapeError(
             f"{name}: expected numbers of rank {' or '.join(map(str, ranks))}, got "
-            f"{tensor.dtype.name} of shape {tensor.shape}."
+            f"{getattr(found.dtype, 'name', found.dtype)} of shape {shape}."
         )
-    return tensor
+    return found
 
 
 def _differentiable_solve(problem: _Problem) -> QPOutput:
@@ -327,7 +348,7 @@ def _differentiable_solve(problem: _Problem) -> QPOutput:
 
     values, codes = outer(*problem.tensors)
     parts = _split(values, _value_widths(problem))
-    return QPOutput._make([*parts, codes[:, 0], codes[:, 1]])
+    return QPOutput._make([*parts, *(tf.gather(codes, k, axis=1) for k in range(COUNTS))])
 
 
 def _value_widths(problem: _Problem) -> tuple[Any, ...]:

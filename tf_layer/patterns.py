@@ -18,10 +18,12 @@ DOUBLE = tf.float64
 
 
 def _take(values: Any, places: Any) -> Any:
-    """Values (..., nnz) at these places of their last axis.
+    """Values (..., nnz) at these places of their last axis; of an array an array.
 
     The gradient by the first axis would be `tf.IndexedSlices`, which weights had better not get.
     """
+    if isinstance(values, np.ndarray):
+        return np.take(values, places, axis=-1)
     if values.shape.rank > 1:
         return tf.gather(values, places, axis=-1)
     return tf.gather(values[tf.newaxis], places, axis=1)[0]
