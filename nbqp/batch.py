@@ -121,8 +121,8 @@ def solve_batch(
     Parameters
     ----------
     H, g, A, b, C, l, u, lb, ub
-        As in `solve_qp`; any dense one may carry a leading batch axis, the others are shared.
-        A shared matrix has the pattern of its nonzeros, a batched one is taken as full.
+        As in `solve_qp`; any dense one, and a `Sparse`, may carry a leading batch axis, the others are
+        shared. A shared matrix has the pattern of its nonzeros, a dense one with a batch axis is taken as full.
     settings
         See `Settings`.
     warm_start

@@ -122,7 +122,7 @@ def warn_of_multipliers(closest: npt.NDArray[np.bool_], r: Point) -> None:
         )
 
 
-def _where(statuses: npt.NDArray[np.object_], status: Status) -> npt.NDArray[np.bool_]:
+def _has_status(statuses: npt.NDArray[np.object_], status: Status) -> npt.NDArray[np.bool_]:
     found: npt.NDArray[np.bool_] = (statuses == status).astype(np.bool_)
     return found
 
@@ -142,8 +142,8 @@ class Linearised:
         self.qp = solution.problem
         self.single = isinstance(solution, Solution)
         status = np.atleast_1d(np.array(solution.status, dtype=object))
-        self.closest = _where(status, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
-        self.failed = ~_where(status, Status.SOLVED) & ~self.closest
+        self.closest = _has_status(status, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
+        self.failed = ~_has_status(status, Status.SOLVED) & ~self.closest
         if on_failure == "raise" and self.failed.any():
             k = int(np.flatnonzero(self.failed)[0])
             where = "" if self.single else f" for sample {k}"

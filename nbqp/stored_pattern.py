@@ -18,6 +18,15 @@ class Columns(NamedTuple):
     order: Ints
 
 
+FORMATS = ("csc", "csr", "coo")
+"""Those of scipy.sparse that have an order of entries to keep."""
+
+
+def with_order(matrix: Any) -> Any:
+    """A scipy.sparse matrix in one of `FORMATS`: its own, or CSC."""
+    return matrix if matrix.format in FORMATS else matrix.tocsc()
+
+
 class StoredPattern:
     """The entries that a scipy.sparse matrix had when its QP was made, in its class and order.
 
@@ -31,7 +40,7 @@ class StoredPattern:
     """
 
     def __init__(self, matrix: Any) -> None:
-        kept = matrix if matrix.format in ("csc", "csr", "coo") else matrix.tocsc()
+        kept = with_order(matrix)
         self._class, self._format, self.shape = type(kept), kept.format, kept.shape
         self.size = len(kept.data)
         self._index = tuple(part.copy() for part in self._index_arrays(kept))

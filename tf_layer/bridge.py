@@ -243,6 +243,7 @@ def call(
     if tf.executing_eagerly() and not any(map(tf.is_symbolic_tensor, differentiable)):
         results = _functions[name](description, *(np.asarray(t) for t in tensors))
         return [tf.convert_to_tensor(array) for array in results]
+    # No public face tells whether an accumulator watches.
     if forwardprop_util.pack_tangents(differentiable).tangents:
         raise NotImplementedError(
             "solve_qp: expected reverse mode in a graph, got a ForwardAccumulator, which would be told that "

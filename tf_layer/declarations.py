@@ -13,9 +13,8 @@ import scipy.sparse
 
 import nbqp
 from nbqp.problem import ROUNDINGS
-from nbqp.stored_pattern import StoredPattern
+from nbqp.stored_pattern import StoredPattern, with_order
 
-NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 MATRICES = ("H", "A", "C")
 PACKAGE = "nbqp"
 INDICES = {"csc": ("indices", "indptr"), "csr": ("indices", "indptr"), "coo": ("row", "col")}
@@ -119,9 +118,8 @@ class Learned:
         self.pattern = _stored(shape)
         if self.pattern is not None:
             self.shape: tuple[int, ...] = self.pattern.shape
-            # Those of the formats that have no order of their own are CSC's.
-            kept = shape if shape.format in ("csc", "csr", "coo") else shape.tocsc()
-            default: Any = keras.initializers.Constant(np.array(kept.data, dtype=np.float64))
+            values = np.array(with_order(shape).data, dtype=np.float64)
+            default: Any = keras.initializers.Constant(values)
         else:
             self.shape = _sizes(shape)
             default = "glorot_uniform"
@@ -177,7 +175,7 @@ def serialise(value: Any) -> Any:
     if isinstance(value, (Input, Learned)):
         return keras.saving.serialize_keras_object(value)
     if scipy.sparse.issparse(value):
-        kept = value if value.format in INDICES else value.tocsc()
+        kept = with_order(value)
         parts = {k: getattr(kept, k).tolist() for k in ("data", *INDICES[kept.format])}
         return {"sparse": parts, "format": kept.format, "shape": list(kept.shape)}
     return {"dense": value.tolist()}

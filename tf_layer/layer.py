@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 import nbqp
+from nbqp.problem import NAMES
 from nbqp.settings import to_settings
 from tf_layer.bridge import OnFailure, check_on_failure
 from tf_layer.declarations import (
     MATRICES,
-    NAMES,
     PACKAGE,
     Input,
     Learned,

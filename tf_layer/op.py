@@ -8,35 +8,27 @@ pruned from a graph, and second derivatives follow from the same solve.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable, Sequence
-from numbers import Real
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import ml_dtypes
-import numpy as np
-import scipy.sparse
 import tensorflow as tf
 
 import nbqp
-from nbqp.kkt_system import SIDES, Point, Shifts, side_shares
-from nbqp.problem import ROUNDINGS
+from nbqp.kkt_system import SIDES, Shifts, side_shares
 from nbqp.settings import to_settings
-from nbqp.stored_pattern import StoredPattern
 from tf_layer.bridge import (
     COUNTS,
     DIFFERENTIABLE_CODES,
     SOLVE,
     SOLVE_KKT,
-    Description,
     OnFailure,
     call,
     check_on_failure,
 )
-from tf_layer.declarations import MATRICES, in_double_precision, require_sparse
-from tf_layer.patterns import at_entries, by_columns, mirrored
+from tf_layer.declarations import MATRICES
+from tf_layer.patterns import at_entries
+from tf_layer.prepared import DOUBLE, POINT, Problem, prepare
 
-DOUBLE = tf.float64
-POINT = len(Point._fields)
 PARTS = POINT + len(Shifts._fields)
 """Of the PARTS in real numbers that a solution has, the first POINT are its point, the rest its shifts."""
 
@@ -62,34 +54,6 @@ class QPOutput(NamedTuple):
     def astype(self, dtype: Any) -> QPOutput:
         """The same with all but status and newton_steps cast."""
         return QPOutput._make([*(tf.cast(part, dtype) for part in self[:PARTS]), *self[PARTS:]])
-
-
-class _Problem(NamedTuple):
-    """A problem in double precision with a batch.
-
-    tensors: the data that may have gradients, which the description names first; constants: dense ones
-    by name, without, as arrays; parts: those of sparse constants and of patterns; entries: rows and columns of
-    what the values of each pattern are, by name; rows: of A and C, integers or tensors; batch: where it
-    is known before the graph runs.
-    """
-
-    description: Description
-    tensors: tuple[Any, ...]
-    constants: dict[str, Any]
-    parts: tuple[Any, ...]
-    entries: dict[str, tuple[Any, Any]]
-    start: tuple[Any, ...]
-    rows: tuple[Any, Any]
-    batch: int | None
-
-    def named(self, tensors: Sequence[Any]) -> dict[str, Any]:
-        """Tensors in the place of `tensors` by the names of their data."""
-        return dict(zip(self.description.dense, tensors, strict=False))
-
-    def point_widths(self) -> tuple[Any, ...]:
-        """Columns of x, y, z, z_box, integers or tensors."""
-        n, (n_eq, n_in) = self.description.n, self.rows
-        return n, n_eq, n_in, n
 
 
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
@@ -156,180 +120,13 @@ def solve_qp(
     if g is None:
         raise nbqp.ShapeError("g: expected a vector, got None.")
     given = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
-    sparse = {name: v for name, v in given.items() if scipy.sparse.issparse(v)}
-    for name, matrix in sparse.items():
-        require_sparse(name, matrix)
-        sparse[name] = matrix.tocsc()
-    patterns = {name: v.pattern for name, v in given.items() if isinstance(v, nbqp.Sparse)}
-    # Arrays stay arrays: they have no gradient, and as tensors they would go there and back.
-    dense = {
-        name: _values(name, value) if name in patterns else _numbers(name, value)
-        for name, value in given.items()
-        if value is not None and name not in sparse
-    }
-    kind = tf.as_dtype(dense["g"].dtype)
-    dtype = kind if kind.is_floating else DOUBLE
-    if "H" in dense:
-        dense["H"] = _widened(dense["H"], patterns.get("H"))
-    for name, pattern in patterns.items():
-        dense[name] = by_columns(nbqp.Sparse(pattern, dense[name]))
-    if "H" in sparse:
-        sparse["H"] = in_double_precision(sparse["H"]).tocsc()
-    n = dense["g"].shape[-1]
-    if n is None:
-        raise nbqp.ShapeError(f"g: expected a known last dimension, got {dense['g'].shape}.")
-    dense_matrices = set(MATRICES) - patterns.keys()
-    batched = any(len(t.shape) == (3 if k in dense_matrices else 2) for k, t in dense.items())
-    if not batched:
-        dense["g"] = dense["g"][tf.newaxis]
-    rows: dict[str, Any] = {k: _rows(dense[k]) for k in dense_matrices if k in dense}
-    rows |= {name: matrix.shape[0] for name, matrix in (*sparse.items(), *patterns.items())}
-    for name in ("lb", "ub", "l", "u"):
-        if name in dense and len(dense[name].shape) == 0:
-            size = n if name in ("lb", "ub") else rows.get("C", 0)
-            fill = np.full if isinstance(size, int) and _is_array(dense[name]) else tf.fill
-            dense[name] = fill([size], dense[name])
-    constants = {
-        name: dense.pop(name).astype(np.float64) for name in [*dense] if _is_array(dense[name])
-    }
-    dense = {name: tf.cast(tensor, DOUBLE) for name, tensor in dense.items()}
-    start = () if warm_start is None else _start(warm_start, batched)
-    problem = _Problem(
-        Description(
-            n,
-            (*dense, *constants),
-            tuple((name, tuple(matrix.shape)) for name, matrix in sparse.items()),
-            to_settings(settings),
-            on_failure,
-            patterns=tuple((name, pattern.shape) for name, pattern in patterns.items()),
-            warm=warm_start is not None,
-        ),
-        tuple(dense.values()),
-        constants,
-        (
-            *(
-                part
-                for m in sparse.values()
-                for part in (m.data.astype(np.float64), m.indices, m.indptr)
-            ),
-            *(
-                part
-                for pattern in patterns.values()
-                for part in (pattern.columns.i, pattern.columns.p)
-            ),
-        ),
-        {name: _entries(pattern) for name, pattern in patterns.items()},
-        start,
-        (rows.get("A", 0), rows.get("C", 0)),
-        _batch_size([*dense.items(), *constants.items()], dense_matrices),
-    )
-    outputs = _differentiable_solve(problem).astype(dtype)
-    return outputs if batched else QPOutput._make(part[0] for part in outputs)
+    present = {name: value for name, value in given.items() if value is not None}
+    problem = prepare(present, to_settings(settings), on_failure, warm_start)
+    outputs = _differentiable_solve(problem).astype(problem.dtype)
+    return outputs if problem.batched else QPOutput._make(part[0] for part in outputs)
 
 
-def _rows(matrix: Any) -> Any:
-    """The number of rows, a tensor where it is known only when the graph runs."""
-    return tf.shape(matrix)[-2] if matrix.shape[-2] is None else matrix.shape[-2]
-
-
-def _entries(pattern: StoredPattern) -> tuple[Any, Any]:
-    """Rows and columns of its entries by columns."""
-    p, i, _ = pattern.columns
-    return i, np.repeat(np.arange(len(p) - 1), np.diff(p))
-
-
-def _batch_size(named: Iterable[tuple[str, Any]], dense_matrices: Container[str]) -> int | None:
-    """The size of the batch, None where a batch axis that has it may be unknown."""
-    sizes = {t.shape[0] for k, t in named if len(t.shape) == (3 if k in dense_matrices else 2)}
-    known = sizes - {1, None}
-    # An axis of 1 is shared by a larger batch.
-    return known.pop() if known else 1 if sizes == {1} else None
-
-
-def _is_array(value: Any) -> bool:
-    """Whether this cannot have a gradient. (A list may hold tensors.)"""
-    return isinstance(value, (np.ndarray, np.generic, Real))
-
-
-def _start(warm_start: Sequence[Any], batched: bool) -> tuple[Any, ...]:
-    """The tensors of a warm start, with a batch axis."""
-    if not isinstance(warm_start, (tuple, list)) or len(warm_start) < POINT:
-        raise nbqp.ShapeError(
-            f"warm_start: expected (x, y, z, z_box) or a QPOutput, got {type(warm_start).__name__}."
-        )
-    parts = [tf.cast(tf.stop_gradient(part), DOUBLE) for part in warm_start[:POINT]]
-    return tuple(part if batched else part[tf.newaxis] for part in parts)
-
-
-def _widened(H: Any, pattern: StoredPattern | None) -> Any:
-    """H, or its values on a pattern, in double precision, symmetrised where it is symmetric to within the rounding of its dtype.
-
-    An H that is not stays as it is, for the solver to refuse.
-    """
-    if _is_array(H) and pattern is None:
-        return in_double_precision(H)
-    kind = tf.as_dtype(H.dtype)
-    if not kind.is_floating or kind == DOUBLE:
-        return H
-    double = tf.cast(H, DOUBLE)
-    axes: Any
-    if pattern is None:
-        transposed, axes = tf.linalg.matrix_transpose(double), (-2, -1)
-    else:
-        transposed, axes = mirrored(nbqp.Sparse(pattern, double)), -1
-    size, skew = (
-        tf.reduce_max(tf.abs(part), axis=axes, keepdims=True)
-        for part in (double, double - transposed)
-    )
-    allowed = ROUNDINGS * float(ml_dtypes.finfo(kind.as_numpy_dtype).eps)
-    return tf.where(skew <= allowed * size, 0.5 * (double + transposed), double)
-
-
-def _values(name: str, sparse: nbqp.Sparse) -> Any:
-    """The values of a matrix, an array or a tensor."""
-    if name not in MATRICES:
-        raise nbqp.ShapeError(f"{name}: expected a dense vector, got Sparse.")
-    values = sparse.values
-    values = np.asarray(values) if _is_array(values) else tf.convert_to_tensor(values)
-    kind = _kind(values)
-    if kind is None or not (kind.is_floating or kind.is_integer):
-        raise nbqp.ShapeError(f"{name}: expected real numbers, got {values.dtype}.")
-    return values
-
-
-def _kind(numbers: Any) -> tf.DType | None:
-    """TensorFlow's dtype, None where it has none."""
-    try:
-        return tf.as_dtype(numbers.dtype)
-    except TypeError:
-        return None
-
-
-def _numbers(name: str, value: Any) -> Any:
-    """A datum as an array or a tensor, of a rank that it may have."""
-    if isinstance(value, tf.SparseTensor):
-        raise nbqp.ShapeError(
-            f"{name}: expected numbers, a scipy.sparse matrix or an nbqp.Sparse of a pattern and its values, "
-            "got a SparseTensor."
-        )
-    try:
-        found = np.asarray(value) if _is_array(value) else tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:
-        raise nbqp.ShapeError(
-            f"{name}: expected numbers, got {type(value).__name__}: {error}"
-        ) from None
-    ranks = (2, 3) if name in MATRICES else (1, 2) if name in ("g", "b") else (0, 1, 2)
-    kind, shape = _kind(found), found.shape
-    rank = None if shape is None or getattr(shape, "rank", 0) is None else len(shape)
-    if rank not in ranks or kind is None or not (kind.is_floating or kind.is_integer):
-        raise nbqp.ShapeError(
-            f"{name}: expected numbers of rank {' or '.join(map(str, ranks))}, got "
-            f"{getattr(found.dtype, 'name', found.dtype)} of shape {shape}."
-        )
-    return found
-
-
-def _differentiable_solve(problem: _Problem) -> QPOutput:
+def _differentiable_solve(problem: Problem) -> QPOutput:
     """The solution, differentiable twice.
 
     The gradient of the outer function is written with the results of the inner one, which the tape
@@ -351,7 +148,7 @@ def _differentiable_solve(problem: _Problem) -> QPOutput:
     return QPOutput._make([*parts, *(tf.gather(codes, k, axis=1) for k in range(COUNTS))])
 
 
-def _value_widths(problem: _Problem) -> tuple[Any, ...]:
+def _value_widths(problem: Problem) -> tuple[Any, ...]:
     """Columns of x, y, z, z_box, s_e, s_i, s_box."""
     point = problem.point_widths()
     return *point, *point[1:]
@@ -371,7 +168,7 @@ def _total(widths: Sequence[Any]) -> int | None:
     return sum(widths) if all(isinstance(width, int) for width in widths) else None
 
 
-def _solve(problem: _Problem, tensors: Sequence[Any]) -> list[Any]:
+def _solve(problem: Problem, tensors: Sequence[Any]) -> list[Any]:
     _, _, n_in, n = problem.point_widths()
     return call(
         SOLVE,
@@ -386,7 +183,7 @@ def _solve(problem: _Problem, tensors: Sequence[Any]) -> list[Any]:
 
 
 def _gradients(
-    problem: _Problem, tensors: Sequence[Any], values: Any, codes: Any, cotangent: Any
+    problem: Problem, tensors: Sequence[Any], values: Any, codes: Any, cotangent: Any
 ) -> list[Any]:
     """The gradient of each tensor: outer products of the adjoint with the solution."""
     if problem.description.on_failure != "raise":
@@ -412,7 +209,7 @@ def _gradients(
     return [_summed(gradients[name], tensor) for name, tensor in named.items()]
 
 
-def _adjoint_widths(problem: _Problem) -> tuple[Any, ...]:
+def _adjoint_widths(problem: Problem) -> tuple[Any, ...]:
     """Columns of b1, b2 (of y, z, z_box) and b4."""
     return *problem.point_widths(), problem.description.n
 
@@ -426,7 +223,7 @@ def _share(side: Any, shares: Any) -> Any:
 
 
 def _matrix_gradients(
-    problem: _Problem,
+    problem: Problem,
     named: dict[str, Any],
     b: Sequence[Any],
     point: Sequence[Any],
@@ -475,7 +272,7 @@ def _summed(gradient: Any, tensor: Any) -> Any:
 
 
 def _kkt_solution(
-    problem: _Problem, named: dict[str, Any], codes: Any, r: Any, order: int = 1
+    problem: Problem, named: dict[str, Any], codes: Any, r: Any, order: int = 1
 ) -> Any:
     """b1, b2 and b4 for r = -dL/d(x, y, z, z_box, s_e, s_i, s_box), both side by side.
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -13,6 +14,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import nbqp
+from nbqp.stored_pattern import StoredPattern
 
 DOUBLE = tf.float64
 
@@ -70,21 +72,36 @@ def gram(L: Any, eps: float) -> Any:
     """L'L + eps I of a tensor, or of an `nbqp.Sparse` on the pattern that no values of L leave."""
     if not isinstance(L, nbqp.Sparse):
         return tf.matmul(L, L, transpose_a=True) + eps * tf.eye(L.shape[-1], dtype=DOUBLE)
-    rows, columns = L.pattern.entries
-    n = L.pattern.shape[1]
+    pattern, left, right, places = _gram_pattern(L.pattern)
+    values = tf.cast(L.values, DOUBLE)
+    terms = _take(values, left) * _take(values, right)
+    shift = tf.fill([pattern.shape[0]], tf.constant(eps, DOUBLE))
+    terms = tf.concat([terms, shift], axis=0)
+    return nbqp.Sparse(pattern, tf.math.unsorted_segment_sum(terms, places, pattern.size))
+
+
+@functools.lru_cache(maxsize=32)
+def _gram_pattern(pattern: StoredPattern) -> tuple[StoredPattern, Any, Any, Any]:
+    """The pattern of L'L + I, and of what its values are sums.
+
+    Returns
+    -------
+    tuple
+        The pattern by columns; left and right, the pairs of entries of L in one row; and the place of each
+        pair's product, then of the diagonal's n ones, among the entries of the pattern.
+    """
+    rows, columns = pattern.entries
+    n = pattern.shape[1]
     order = np.argsort(rows, kind="stable")
-    starts = np.searchsorted(rows[order], np.arange(L.pattern.shape[0] + 1))
+    starts = np.searchsorted(rows[order], np.arange(pattern.shape[0] + 1))
     pairs = [
         np.stack(np.meshgrid(order[a:b], order[a:b], indexing="ij")).reshape(2, -1)
         for a, b in itertools.pairwise(starts)
     ]
-    one, other = np.concatenate([*pairs, np.zeros((2, 0), dtype=np.int64)], axis=1)
+    left, right = np.concatenate([*pairs, np.zeros((2, 0), dtype=np.int64)], axis=1)
     diagonal = np.arange(n) * (n + 1)
     keys, places = np.unique(
-        np.concatenate([columns[other] * n + columns[one], diagonal]), return_inverse=True
+        np.concatenate([columns[right] * n + columns[left], diagonal]), return_inverse=True
     )
-    pattern = scipy.sparse.csc_array((np.ones(len(keys)), (keys % n, keys // n)), shape=(n, n))
-    values = tf.cast(L.values, DOUBLE)
-    terms = _take(values, one) * _take(values, other)
-    terms = tf.concat([terms, tf.fill([n], tf.constant(eps, DOUBLE))], axis=0)
-    return nbqp.Sparse(pattern, tf.math.unsorted_segment_sum(terms, places, len(keys)))
+    found = scipy.sparse.csc_array((np.ones(len(keys)), (keys % n, keys // n)), shape=(n, n))
+    return StoredPattern(found), left, right, places
