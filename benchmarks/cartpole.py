@@ -23,7 +23,7 @@ import numpy as np
 import nbqp
 from benchmarks.arrays import Floats
 from benchmarks.cartpole_layers import SIMULATORS, Rollout, Simulate
-from benchmarks.peers import import_tensorflow
+from benchmarks.peers import OURS, import_tensorflow
 from benchmarks.report import (
     machine_facts,
     markdown_table,
@@ -39,7 +39,6 @@ from examples.cartpole_simulation import CartPole
 from examples.cartpole_task import HORIZON, RECIPES, noise
 from examples.command_line import positive_int
 
-OURS = "nbqp"
 PACKAGES = ("numba", "numpy", "tensorflow", "keras", "torch", "proxsuite", "qpth")
 RECIPE = RECIPES["torques"]
 BETAS = np.array([[0.9], [0.999]])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence as Arguments
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ import numpy as np
 import scipy.sparse
 
 import nbqp
-from benchmarks import layers, sequences
+from benchmarks import control, layers, sequences
 from benchmarks.batches import SEED, Problem, random_dense
-from benchmarks.control import Sequence
 from benchmarks.judge import dense_reference
 from benchmarks.peers import PEERS as LAYERS
 from benchmarks.peers import PeerEntry, keras_layer
@@ -46,11 +45,11 @@ PACKAGES = (*layers.PACKAGES, "osqp", "piqp")
 KERAS = PeerEntry(keras_layer, "tf_layer.QPLayer in double precision, eager under a gradient tape.")
 
 
-def solver_qps(steps: int) -> Sequence:
+def solver_qps(steps: int) -> control.Sequence:
     """Dense QPs with 3 equations and bounds, some of which hold, that differ in b."""
     random = np.random.default_rng(SEED)
     L, A = random.standard_normal((SIZE, SIZE)), random.standard_normal((3, SIZE))
-    return Sequence(
+    return control.Sequence(
         H=scipy.sparse.csc_array(L @ L.T / SIZE + 0.1 * np.eye(SIZE)),
         g=random.standard_normal(SIZE),
         A=scipy.sparse.csc_array(A),
@@ -93,7 +92,7 @@ def run(repeats: int) -> tuple[dict[str, Any], str]:
     return record, "\n\n".join(report) + "\n"
 
 
-def main(argv: Arguments[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=run.__doc__)
     parser.add_argument("--json", type=Path, help="where every sample goes")

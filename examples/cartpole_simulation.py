@@ -41,13 +41,13 @@ class CartPole:
         """The bound of |lambda|."""
         return self.friction * self.dt
 
-    def step(self, state: Any, force: Any, friction: Friction, math: Any = np) -> Any:
+    def step(self, state: Any, force: Any, friction: Friction, xp: Any = np) -> Any:
         """The states (batch, 4) after a step with the forces (batch,).
 
-        math: the module that the tensors are of: numpy, tensorflow or torch.
+        xp: the module that the tensors are of: numpy, tensorflow or torch.
         """
         p, v, theta, omega = (state[:, k] for k in range(4))
-        sin, cos = math.sin(theta), math.cos(theta)
+        sin, cos = xp.sin(theta), xp.cos(theta)
         moment = self.pole_mass * self.length
         mass, inertia, coupling = (
             self.cart_mass + self.pole_mass,
@@ -56,20 +56,18 @@ class CartPole:
         )
         determinant = mass * inertia - coupling * coupling
         off_diagonal = -coupling / determinant
-        inverse = math.stack(
+        inverse = xp.stack(
             [
-                math.stack([inertia / determinant, off_diagonal], -1),
-                math.stack([off_diagonal, mass / determinant], -1),
+                xp.stack([inertia / determinant, off_diagonal], -1),
+                xp.stack([off_diagonal, mass / determinant], -1),
             ],
             -2,
         )
-        forces = math.stack(
-            [force + moment * omega * omega * sin, -moment * self.gravity * sin], -1
-        )
-        v_free = math.stack([v, omega], -1) + self.dt * times(inverse, forces)
+        forces = xp.stack([force + moment * omega * omega * sin, -moment * self.gravity * sin], -1)
+        v_free = xp.stack([v, omega], -1) + self.dt * times(inverse, forces)
         v_next = v_free + times(inverse, friction(inverse, v_free))
         v, omega = v_next[:, 0], v_next[:, 1]
-        return math.stack([p + self.dt * v, v, theta + self.dt * omega, omega], -1)
+        return xp.stack([p + self.dt * v, v, theta + self.dt * omega, omega], -1)
 
 
 def times(matrix: Any, vector: Any) -> Any:

@@ -13,7 +13,7 @@ is an estimate of the gradient of E f(u + sigma eps), which is smooth, and close
 (Le Lidec, Schramm, Montaut, Schmid, Laptev, Carpentier, *Leveraging randomized smoothing for optimal
 control of nonsmooth dynamical systems*, 2022). So sigma falls to 0 during a training by Adam.
 
-All of it is written for NumPy, TensorFlow and torch alike.
+`rollout` and `losses` take tensors of NumPy, TensorFlow and torch alike.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def rollout(
     control: Control,
     friction: Friction,
     steps: Iterable[Any],
-    math: Any = np,
+    xp: Any = np,
 ) -> tuple[Any, Any]:
     """The final states (batch, 4) from these, and the sums of the squared forces (batch,)."""
     squares = 0.0 * state[:, 0]
     for t in steps:
         force = control(t, state)
-        state = plant.step(state, force, friction, math)
+        state = plant.step(state, force, friction, xp)
         squares = squares + force * force
     return state, squares
 

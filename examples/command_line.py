@@ -40,7 +40,7 @@ def warm_up(show: Callable[[str], None]) -> None:
     late = threading.Timer(
         PATIENCE,
         show,
-        ["compiling the solver, once for this installation: about half a minute ..."],
+        ["loading the solver, or compiling it, once for this installation: about a minute ..."],
     )
     late.start()
     try:
