@@ -25,7 +25,16 @@ def start(script: str, *arguments: object, **environment: str) -> subprocess.Pop
 
 def run(script: str, *arguments: object, **environment: str) -> str:
     """What a script prints; it has to end well."""
-    process = start(script, *arguments, **environment)
-    out, errors = process.communicate(timeout=300)
+    with start(script, *arguments, **environment) as process:
+        return finish(process)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a process that ends well has printed; after five minutes it is killed."""
+    try:
+        out, errors = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     assert process.returncode == 0, errors
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import socket
 
@@ -87,10 +88,14 @@ def test_two_processes_have_the_losses_of_one(losses_of_one: list[float]) -> Non
         )
         for k in range(2)
     ]
-    for process in started:
-        out, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        np.testing.assert_allclose(json.loads(out), losses_of_one, rtol=1e-6)
+    try:
+        # Side by side: they wait for each other, and a full pipe would stop one of them.
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for out in pool.map(processes.finish, started):
+                np.testing.assert_allclose(json.loads(out), losses_of_one, rtol=1e-6)
+    finally:
+        for process in started:
+            process.kill()
 
 
 FIT = """
