@@ -177,6 +177,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--markdown", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     files = {name: vars(args).pop(name) for name in ("json", "markdown")}
+    if not 0.0 < args.eps_abs < 1.0:
+        parser.error(f"--eps-abs: expected a number between 0 and 1, got {args.eps_abs:g}")
+    for file in filter(None, files.values()):
+        # Before half an hour's work, not after it.
+        file.parent.mkdir(parents=True, exist_ok=True)
     record, report = run(args)
     print(report)
     if files["json"]:

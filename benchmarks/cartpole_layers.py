@@ -157,13 +157,13 @@ def _torch_simulator(plant: CartPole, solve: Callable[[Any, Any], Any]) -> Simul
 
 
 def proxsuite_simulator(plant: CartPole, eps: float) -> Simulate:
-    """Build that of ProxSuite's QPLayer; it needs an equation, so that there is an empty one."""
+    """Build that of ProxSuite's QPLayer, the bounds as rows."""
     torch = import_torch()
     layer = proxsuite_function(eps, structural_feasibility=True)
 
     def solve(H: Any, g: Any) -> Any:
         batch = len(g)
-        A, b = torch.zeros((batch, 1, 2)), torch.zeros((batch, 1))
+        A, b = torch.zeros((batch, 0, 2)), torch.zeros((batch, 0))
         C, u = torch.eye(2).expand(batch, 2, 2), torch.full((batch, 2), plant.largest_impulse)
         return layer(H, g, A, b, C, -u, u)[0]
 

@@ -121,7 +121,7 @@ def jacobian(
     names = tuple(wrt) if isinstance(wrt, (list, tuple)) else (wrt,)
     given = [name for name in NAMES if at.qp.forms[name] is not None]
     for name in names:
-        if name not in given:
+        if not isinstance(name, str) or name not in given:
             raise SettingsError(f"wrt: expected data of this QP, {', '.join(given)}, got {name!r}.")
     parts = {**at.point._asdict(), **at.shifts._asdict()}
     batch, count = parts[of].shape

@@ -84,7 +84,8 @@ class SparseMatrix:
             stored = value.pattern.columns
             # Indexing would leave the array transposed.
             ordered = np.take(np.atleast_2d(numbers(name, value.values)), stored.order, axis=1)
-            return cls(value.pattern.shape, stored.p, stored.i, ordered)
+            # Kernels take no read-only arrays, which those that a pattern keeps are.
+            return cls(value.pattern.shape, stored.p.copy(), stored.i.copy(), ordered)
         dense = numbers(name, value)
         if dense.ndim == 2:
             rows, columns = dense.shape
@@ -96,7 +97,7 @@ class SparseMatrix:
             size, rows, columns = dense.shape
             p, i = _full_pattern(rows, columns)
             # A copy even where there is one row or column, whose transpose is contiguous already.
-            values = np.array(dense.transpose(0, 2, 1), order="C").reshape(size, -1)
+            values = np.array(dense.transpose(0, 2, 1), order="C").reshape(size, rows * columns)
             return cls((rows, columns), p, i, values)
         expected = "(rows, columns)" + (" or (batch, rows, columns)" if batch else "")
         raise ShapeError(f"{name}: expected an array of shape {expected}, got {dense.shape}.")
@@ -128,7 +129,8 @@ def numbers(name: str, value: Any) -> Floats:
             f"{name}: expected an array of numbers, got {str(error).rstrip('.')}."
         ) from None
     if array.dtype.kind not in "fiub":
-        raise ShapeError(f"{name}: expected real numbers, got dtype {array.dtype}.")
+        got = type(value).__name__ if array.dtype.kind == "O" else f"dtype {array.dtype}"
+        raise ShapeError(f"{name}: expected real numbers, got {got}.")
     return kernel_array(array)
 
 

@@ -22,6 +22,7 @@ from nbqp.kernels.structure import Floats, Scaling
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import Certificate, Info, Solution, Status
+from nbqp.sparse import Sparse
 
 WarmStartLike = Solution | tuple[Floats, Floats, Floats, Floats]
 
@@ -125,7 +126,8 @@ class Solver:
         for name in ("H", "A", "C"):
             mine, its = getattr(self.problem, name), getattr(problem, name)
             same = np.array_equal(mine.p, its.p) and np.array_equal(mine.i, its.i)
-            if not same and scipy.sparse.issparse(arguments[name]):
+            given = arguments[name]
+            if not same and (scipy.sparse.issparse(given) or isinstance(given, Sparse)):
                 self.problem.require_pattern(name, problem)
             anew = anew or not same
         analysis = analyse_qp(problem) if anew else self._analysis

@@ -11,6 +11,24 @@ from nbqp.errors import ShapeError
 from nbqp.stored_pattern import StoredPattern
 
 
+def to_pattern(name: str, pattern: Any) -> StoredPattern:
+    """The pattern of a scipy.sparse matrix, or one as it is, if it has every entry once."""
+    if scipy.sparse.issparse(pattern) and pattern.ndim == 2:
+        pattern = StoredPattern(pattern)
+    if not isinstance(pattern, StoredPattern):
+        raise ShapeError(f"{name}: expected a scipy.sparse matrix, got {type(pattern).__name__}.")
+    if pattern.has_duplicates:
+        raise ShapeError(f"{name}: expected every entry once, got some that are stored twice.")
+    return pattern
+
+
+def _shape(values: Any) -> tuple[int, ...]:
+    try:
+        return tuple(values.shape if hasattr(values, "shape") else np.shape(values))
+    except ValueError as error:  # nested sequences of unequal lengths, an unknown rank
+        raise ShapeError(f"values: expected an array of numbers, got {error}") from None
+
+
 class Sparse:
     """A sparse matrix, or a batch of them, as a pattern and the values at its entries.
 
@@ -48,15 +66,8 @@ class Sparse:
     """
 
     def __init__(self, pattern: Any, values: Any) -> None:
-        if scipy.sparse.issparse(pattern) and pattern.ndim == 2:
-            pattern = StoredPattern(pattern)
-        if not isinstance(pattern, StoredPattern):
-            raise ShapeError(
-                f"pattern: expected a scipy.sparse matrix, got {type(pattern).__name__}."
-            )
-        if pattern.has_duplicates:
-            raise ShapeError("pattern: expected every entry once, got some that are stored twice.")
-        shape = tuple(getattr(values, "shape", np.shape(values)))
+        pattern = to_pattern("pattern", pattern)
+        shape = _shape(values)
         if len(shape) not in (1, 2) or shape[-1] != pattern.size:
             raise ShapeError(
                 f"values: expected shape ({pattern.size},) or (batch, {pattern.size}), as the pattern "

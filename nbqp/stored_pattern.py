@@ -57,12 +57,15 @@ class StoredPattern:
 
     @functools.cached_property
     def columns(self) -> Columns:
-        """The pattern as kernels take it, where every entry is stored once."""
+        """The pattern as kernels take it, where every entry is stored once; read-only."""
         i, j = self.entries
         order = np.lexsort((i, j))
         p = np.zeros(self.shape[1] + 1, dtype=np.int64)
         np.cumsum(np.bincount(j, minlength=self.shape[1]), out=p[1:])
-        return Columns(p, i[order], order)
+        columns = Columns(p, i[order], order)
+        for part in columns:
+            part.flags.writeable = False
+        return columns
 
     @functools.cached_property
     def has_duplicates(self) -> bool:

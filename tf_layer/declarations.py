@@ -13,6 +13,7 @@ import scipy.sparse
 
 import nbqp
 from nbqp.problem import ROUNDINGS
+from nbqp.sparse import to_pattern
 from nbqp.stored_pattern import StoredPattern, with_order
 
 MATRICES = ("H", "A", "C")
@@ -21,11 +22,9 @@ INDICES = {"csc": ("indices", "indptr"), "csr": ("indices", "indptr"), "coo": ("
 """Index arrays of the formats that are kept."""
 
 
-def _stored(pattern: Any) -> StoredPattern | None:
+def _stored(name: str, pattern: Any) -> StoredPattern | None:
     """The pattern of a scipy.sparse matrix, None for anything else."""
-    if not scipy.sparse.issparse(pattern):
-        return None
-    return nbqp.Sparse(pattern, np.zeros(pattern.nnz)).pattern
+    return to_pattern(name, pattern) if scipy.sparse.issparse(pattern) else None
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -57,7 +56,7 @@ class Input:
     """
 
     def __init__(self, pattern: Any = None) -> None:
-        self.pattern = _stored(pattern)
+        self.pattern = _stored("Input.pattern", pattern)
         if self.pattern is None and pattern is not None:
             raise nbqp.ShapeError(
                 f"Input.pattern: expected None or a scipy.sparse matrix, got {_described(pattern)}."
@@ -115,7 +114,7 @@ class Learned:
     ) -> None:
         if not is_weight(eps):
             raise nbqp.SettingsError(f"Learned.eps: expected a number of at least 0, got {eps!r}.")
-        self.pattern = _stored(shape)
+        self.pattern = _stored("Learned.shape", shape)
         if self.pattern is not None:
             self.shape: tuple[int, ...] = self.pattern.shape
             values = np.array(with_order(shape).data, dtype=np.float64)

@@ -58,14 +58,16 @@ def at_entries(entries: tuple[Any, Any], left: Any, right: Any) -> Any:
 
 
 def product(M: Any, v: Any) -> Any:
-    """M v in double precision; M a tensor, an array, a scipy.sparse matrix or an `nbqp.Sparse`, no batch."""
+    """M v (..., rows) in double precision; M a tensor, an array, a scipy.sparse matrix or an `nbqp.Sparse`."""
     if scipy.sparse.issparse(M):
         M = nbqp.Sparse(M.tocsr(), M.tocsr().data)
     if not isinstance(M, nbqp.Sparse):
         return tf.linalg.matvec(tf.cast(M, DOUBLE), v)
     rows, columns = M.pattern.entries
     terms = tf.cast(M.values, DOUBLE) * _take(v, columns)
-    return tf.math.unsorted_segment_sum(terms, rows, M.pattern.shape[0])
+    # Sums are over the first axis.
+    sums = tf.math.unsorted_segment_sum(tf.transpose(terms), rows, M.pattern.shape[0])
+    return tf.transpose(sums)
 
 
 def gram(L: Any, eps: float) -> Any:

@@ -34,7 +34,8 @@ def _make_infinite(sides):
 @kernel
 def _all_between(low, high):
     """Whether low <= high everywhere, with something in between."""
-    for k in range(max(len(low), len(high))):
+    empty = len(low) == 0 or len(high) == 0
+    for k in range(0 if empty else max(len(low), len(high))):
         lower = sample(low, k)
         upper = sample(high, k)
         for i in range(len(lower)):

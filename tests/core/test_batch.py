@@ -113,6 +113,21 @@ def test_batch_sizes_have_to_agree() -> None:
         nbqp.solve_batch(np.eye(2), np.ones((3, 2)), lb=np.zeros((2, 2)))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"lb": np.zeros((0, 3))},
+        {"C": np.ones((1, 3)), "u": np.zeros((0, 1))},
+        {"C": np.ones((0, 2, 3)), "l": 0.0},
+        {"H": np.zeros((0, 3, 3))},
+    ],
+)
+def test_an_empty_batch_may_be_that_of_any_datum(data: dict[str, np.ndarray]) -> None:
+    sol = nbqp.solve_batch(**{"H": np.eye(3), "g": np.zeros(3), **data})
+    assert sol.x.shape == (0, 3)
+    assert len(sol.status) == 0
+
+
 def test_an_empty_batch_is_no_error() -> None:
     sol = nbqp.solve_batch(np.eye(2), np.ones((0, 2)))
     assert sol.x.shape == (0, 2)

@@ -122,6 +122,21 @@ def test_a_single_qp_and_its_update() -> None:
     np.testing.assert_allclose(gradient.values, theirs[rows, columns], atol=1e-7)
 
 
+def test_an_update_keeps_the_pattern() -> None:
+    solver = nbqp.Solver(np.eye(2), np.ones(2), C=nbqp.Sparse(sp.eye_array(2), np.ones(2)), u=1.0)
+    other = nbqp.Sparse(sp.csc_array(np.ones((2, 2))), np.ones(4))
+    with pytest.raises(nbqp.PatternError, match="C: expected the pattern"):
+        solver.update(C=other)
+
+
+def test_what_a_pattern_keeps_is_read_only() -> None:
+    matrix = nbqp.Sparse(sp.csr_array(np.eye(2)), np.ones(2))
+    for part in matrix.pattern.columns:
+        with pytest.raises(ValueError, match="read-only"):
+            part[:] = 0
+    assert nbqp.solve_qp(matrix, -np.ones(2)).x == pytest.approx([1.0, 1.0])
+
+
 def test_zeros_that_are_stored_have_a_gradient() -> None:
     pattern = sp.csc_array(np.ones((1, 2)))
     sol = nbqp.solve_qp(np.eye(2), np.zeros(2), nbqp.Sparse(pattern, [1.0, 0.0]), [1.0])
@@ -145,6 +160,7 @@ def test_the_values_of_one_sample_may_be_bad() -> None:
         (np.eye(2), np.ones(2), "pattern: expected a scipy.sparse matrix, got ndarray"),
         (sp.eye_array(2), np.ones(3), r"values: expected shape \(2,\) or \(batch, 2\)"),
         (sp.eye_array(2), np.ones((1, 1, 2)), r"got \(1, 1, 2\)"),
+        (sp.eye_array(2), [[1.0, 2.0], [1.0]], "values: expected an array of numbers"),
         (sp.coo_array(([1.0, 2.0], ([0, 0], [1, 1]))), np.ones(2), "every entry once"),
     ],
 )

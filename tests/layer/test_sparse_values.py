@@ -148,6 +148,38 @@ def test_learned_sparse_rows_are_feasible_by_construction() -> None:
     np.testing.assert_allclose(chain(6) @ out.x.numpy().T, 0.0, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_rows_that_are_an_input_are_feasible_by_construction(mode: str) -> None:
+    """As many samples as rows and as entries: no sum may mix them."""
+    pattern = sp.csc_array(np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    values = np.arange(1.0, 10.0).reshape(3, 3)
+    g = np.random.default_rng(9).standard_normal((3, 3))
+    layers = [
+        QPLayer(H=np.eye(3), A=declared, feasible=True, dtype="float64")
+        for declared in (Input(pattern), Input())
+    ]
+    rows, columns = pattern.tocoo().row, pattern.tocoo().col
+    dense = np.zeros((3, 3, 3))
+    dense[:, rows, columns] = values
+    found = []
+    for layer, A in zip(layers, (values, dense), strict=True):
+        run = layer if mode == "eager" else tf.function(layer)
+        A = tf.constant(A)
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            x = run({"g": tf.constant(g), "A": A})
+            loss = tf.reduce_sum(x**2)
+        found.append((x.numpy(), tape.gradient(loss, A).numpy()))
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
+    np.testing.assert_allclose(found[0][1], found[1][1][:, rows, columns], atol=1e-5)
+
+
+def test_a_pattern_of_diagonals_with_a_zero_is_that_of_its_columns() -> None:
+    diagonal = sp.dia_array((np.array([[1.0, 0.0, 2.0]]), [0]), shape=(3, 3))
+    assert Input(diagonal).pattern.size == len(diagonal.tocsc().data)
+    assert Learned(diagonal).weight_shape == (len(diagonal.tocsc().data),)
+
+
 @pytest.mark.large
 def test_ten_thousand_variables_learn() -> None:
     n = 10_000
