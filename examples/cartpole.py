@@ -32,13 +32,13 @@ import nbqp
 from examples.cartpole_report import Recorder, animate, draw_curves, training_progress
 from examples.cartpole_simulation import CartPole
 from examples.cartpole_task import HORIZON, RECIPES, START, losses, noise, rollout, succeeds
-from examples.command_line import positive_int, warm_up
+from examples.command_line import make_folder, positive_float, positive_int, seed, warm_up
 from tf_layer import solve_qp
 
 PLANT = CartPole()
 SETTINGS = nbqp.Settings(eps_abs=1e-9)
 LARGEST_FORCE = 100.0
-"""N, of a policy."""
+"""N, what the output of a policy's network is in units of."""
 PROBES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Sigmas at which the gradient of the first controller is shown."""
 TESTS = 200
@@ -207,15 +207,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="steps of 0.01 s (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--seed", type=seed, default=0, help="default: %(default)s")
     add("--out", type=Path, metavar="DIR", help="for the results; default: cartpole-CONTROLLER")
-    add("--learning-rate", type=float, metavar="R", help="at first; default: the controller's")
+    add(
+        "--learning-rate",
+        type=positive_float,
+        metavar="R",
+        help="at first; default: the controller's",
+    )
     args = parser.parse_args(argv)
     out = args.out or Path(f"cartpole-{args.controller}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(str(error))
+    make_folder(parser, out)
     return 0 if train(args, out) else 130
 
 

@@ -1,4 +1,4 @@
-"""A pole on a cart with dry friction in both joints, one time step after another.
+"""A pole, a mass at the end of a rod, on a cart with dry friction in both joints, step by step.
 
 The state is (p, v, theta, omega): the cart's position and velocity, the pole's angle (0 hangs down, pi
 stands up) and angular velocity; SI units. A force acts on the cart. With the mass matrix M, forces tau

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,17 +23,54 @@ def training_parser(
     add("--epochs", type=positive_int, default=epochs, metavar="N", help="default: %(default)s")
     option, default = samples
     add(option, type=positive_int, default=default, metavar="N", help="default: %(default)s")
-    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--seed", type=seed, default=0, help="default: %(default)s")
     add("--out", type=Path, default=Path(name), metavar="DIR", help="default: %(default)s")
     return parser
 
 
+def _integer(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text}")
+    return value
+
+
 def positive_int(text: str) -> int:
     """An integer of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text}")
+    return _integer(text, 1)
+
+
+def seed(text: str) -> int:
+    """An integer of at least 0, for argparse."""
+    return _integer(text, 0)
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return value
+
+
+def make_folder(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Make the folder of the results.
+
+    Raises
+    ------
+    SystemExit
+        That cannot be done; the parser says why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: expected a folder, got {folder}: {error}")
 
 
 def warm_up(show: Callable[[str], None]) -> None:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from keras import ops
 from matplotlib.figure import Figure
 
-from examples.command_line import training_parser, warm_up
+from examples.command_line import make_folder, training_parser, warm_up
 from examples.figures import BLUE, GREY, INK, RED, finish, finish_epochs
 from tf_layer import solve_qp
 
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Choose the weight of plain total variation, learn D from there, and compare the two."""
     parser = training_parser("denoising", "Learn a denoiser by a QP.", 30, ("--signals", 3000))
     args = parser.parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(parser, args.out)
     keras.utils.set_random_seed(args.seed)
     random = np.random.default_rng(args.seed)
     learn, test = make_signals(args.signals, random), make_signals(1000, random)

@@ -32,7 +32,7 @@ import scipy.sparse
 from keras import ops
 from matplotlib.figure import Figure
 
-from examples.command_line import training_parser, warm_up
+from examples.command_line import make_folder, training_parser, warm_up
 from examples.figures import BLUE, GREY, INK, ORANGE, RED, finish, finish_epochs
 from tf_layer import Input, QPLayer
 
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train a forecast by its squared error, go on end to end, and compare the costs of the plans."""
     parser = training_parser("scheduling", "Train a forecast by its plans.", 15, ("--days", 2000))
     args = parser.parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(parser, args.out)
     keras.utils.set_random_seed(args.seed)
     random = np.random.default_rng(args.seed)
     learn, test = make_days(args.days, random), make_days(500, random)

@@ -26,7 +26,7 @@ import numpy as np
 from keras import ops
 
 import nbqp
-from examples.command_line import positive_int, warm_up
+from examples.command_line import positive_float, positive_int, seed, warm_up
 from examples.sudoku_boards import (
     BoardsError,
     DataSet,
@@ -142,7 +142,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         help="boards to make where there is no file; the last 1,000, or a tenth of fewer than "
         "2,000, are the test set (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--seed", type=seed, default=0, help="default: %(default)s")
     add("--batch-size", type=positive_int, default=150, metavar="N", help="default: %(default)s")
 
 
@@ -230,8 +230,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--layer", choices=RECIPES, default="qp", help="default: %(default)s")
     add_training_options(parser)
     add("--out", type=Path, metavar="DIR", help="for the results; default: sudoku-LAYER")
-    add("--learning-rate", type=float, metavar="R", help="of the first epoch; default: the layer's")
-    add("--decay", type=float, metavar="R", help="of the rate per epoch; default: the layer's")
+    add(
+        "--learning-rate",
+        type=positive_float,
+        metavar="R",
+        help="of the first epoch; default: the layer's",
+    )
+    add(
+        "--decay",
+        type=positive_float,
+        metavar="R",
+        help="of the rate per epoch; default: the layer's",
+    )
     args = parser.parse_args(argv)
     given = {key: getattr(args, key) for key in ("learning_rate", "decay")}
     recipe = dataclasses.replace(

@@ -182,6 +182,9 @@ def test_schedules_end_at_zero_and_noise_is_that_of_its_seed() -> None:
             assert values[0] == first
             assert values[-1] == 0.0
             assert (np.diff(values) < 0.0).all()
+        # A parabola and a cosine half way.
+        assert recipe.sigma_at(50, 100) == pytest.approx(recipe.sigma / 4.0)
+        assert recipe.rate_at(50, 100) == pytest.approx(recipe.learning_rate / 2.0)
     eps, spread = noise(3, 1, 4, 1000)
     np.testing.assert_array_equal(eps, noise(3, 1, 4, 1000)[0])
     assert not np.isin(eps, [*noise(3, 2, 4, 1000)[0], *noise(4, 1, 4, 1000)[0]]).any()
@@ -241,6 +244,28 @@ def test_an_interrupted_training_leaves_what_it_has(
     )
 
 
+def test_a_policy_is_trained_from_starts_around_the_one_that_is_shown(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def watched(controller: Any, horizon: int) -> Any:
+        gradient = gradient_of(controller, horizon)
+
+        def run(starts: Any, sigma: Any, eps: Any) -> Any:
+            seen.append(starts)
+            return gradient(starts, sigma, eps)
+
+        return run
+
+    monkeypatch.setattr(cartpole, "gradient_of", watched)
+    options = ["--controller", "policy", "--epochs", "1", "--horizon", "2", "--samples", "300"]
+    assert main([*options, "--out", str(tmp_path)]) == 0
+    *others, shown = seen[-1]
+    np.testing.assert_array_equal(shown, START)
+    np.testing.assert_allclose(np.std(others, axis=0), 0.1, atol=0.02)
+
+
 def test_a_bad_command_line_ends_with_a_message(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,7 +273,10 @@ def test_a_bad_command_line_ends_with_a_message(
     for arguments, message in (
         (["--epochs", "0"], "expected an integer of at least 1"),
         (["--controller", "none"], "invalid choice"),
-        (["--out", str(tmp_path / "file")], "File exists"),
+        (["--out", str(tmp_path / "file")], "--out: expected a folder"),
+        (["--seed", "-1"], "expected an integer of at least 0, got -1"),
+        (["--samples", "2.5"], "expected an integer of at least 1, got 2.5"),
+        (["--learning-rate", "nan"], "expected a number above 0, got nan"),
     ):
         with pytest.raises(SystemExit):
             main(arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,9 +29,21 @@ def random_operator(n: int, seed: int) -> Array:
 
 
 def test_a_short_training_beats_plain_total_variation(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    fitted: list[Any] = []
+    fit = keras.Sequential.fit
+
+    def watched(model: Any, *args: Any, **options: Any) -> Any:
+        fitted.append((args, options))
+        return fit(model, *args, **options)
+
+    monkeypatch.setattr(keras.Sequential, "fit", watched)
     assert main(["--signals", "1000", "--epochs", "5", "--out", str(tmp_path)]) == 0
+    ((learn, options),) = fitted
+    assert not np.isin(learn[0], options["validation_data"].noisy).any()
     history = json.loads((tmp_path / "history.json").read_text())
     assert len(history["loss"]) == len(history["val_loss"]) == 5
     assert history["loss"][-1] < 0.8 * history["loss"][0]
