@@ -119,6 +119,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         for name, build in SIMULATORS.items()
         if name == OURS or name in args.peers
     }
+    # All kernels: which ones a batch needs depends on what it holds.
+    nbqp.warmup()
     for training in trainings.values():
         # Compiling, tracing and loading are no part of an epoch.
         for samples in (args.samples, 1):
