@@ -60,7 +60,10 @@ def at_entries(entries: tuple[Any, Any], left: Any, right: Any) -> Any:
 def product(M: Any, v: Any) -> Any:
     """M v (..., rows) in double precision; M a tensor, an array, a scipy.sparse matrix or an `nbqp.Sparse`."""
     if scipy.sparse.issparse(M):
-        M = nbqp.Sparse(M.tocsr(), M.tocsr().data)
+        rows = scipy.sparse.csr_array(M, copy=True)
+        # A constant may have an entry twice, of which the sum counts.
+        rows.sum_duplicates()
+        M = nbqp.Sparse(rows, rows.data)
     if not isinstance(M, nbqp.Sparse):
         return tf.linalg.matvec(tf.cast(M, DOUBLE), v)
     rows, columns = M.pattern.entries

@@ -174,6 +174,18 @@ def test_rows_that_are_an_input_are_feasible_by_construction(mode: str) -> None:
     np.testing.assert_allclose(found[0][1], found[1][1][:, rows, columns], atol=1e-5)
 
 
+def test_a_constant_may_store_an_entry_in_parts() -> None:
+    places = ([1.0, 2.0, 1.0, 1.0], [0, 0, 1, 1], [0, 2, 4])
+    twice = sp.csr_array(places[:2] + places[2:], shape=(2, 2))
+    whole = sp.csr_array(twice.toarray())
+    g = -np.ones((1, 2))
+    found, expected = (
+        QPLayer(H=np.eye(2), A=A, feasible=True, dtype="float64")(g) for A in (twice, whole)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+    assert len(twice.data) == 4
+
+
 def test_a_pattern_of_diagonals_with_a_zero_is_that_of_its_columns() -> None:
     diagonal = sp.dia_array((np.array([[1.0, 0.0, 2.0]]), [0]), shape=(3, 3))
     assert Input(diagonal).pattern.size == len(diagonal.tocsc().data)
