@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from examples.cartpole_simulation import CartPole
 from examples.cartpole_task import BOUNDS, GOAL
 from examples.figures import BLUE, GREY, INK, RED, finish
-
-History = dict[str, list[float]]
+from examples.history import History, append
 
 LINES = 20
 """Printed in a training."""
@@ -55,9 +53,7 @@ class Recorder:
 
     def add(self, **row: float) -> None:
         """Write an epoch, and print every twentieth part of a training."""
-        for key, value in row.items():
-            self.history.setdefault(key, []).append(value)
-        self._path.write_text(json.dumps(self.history) + "\n")
+        append(self.history, row, self._path)
         self._progress.update(self._task, advance=1, loss=f"{row['loss']:.4f}")
         epoch = len(self.history["loss"])
         if epoch % max(1, self._epochs // LINES) == 0:

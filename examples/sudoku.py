@@ -27,6 +27,7 @@ from keras import ops
 
 import nbqp
 from examples.command_line import positive_float, positive_int, seed, warm_up
+from examples.history import History
 from examples.sudoku_boards import (
     BoardsError,
     DataSet,
@@ -35,7 +36,7 @@ from examples.sudoku_boards import (
     make_boards,
     to_digits,
 )
-from examples.sudoku_report import History, Recorder, draw_curves, training_progress
+from examples.sudoku_report import Recorder, draw_curves, training_progress
 from nbqp.derivative import DIFFERENTIABLE
 from tf_layer import Learned, QPLayer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from matplotlib.patches import Rectangle
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from examples.figures import BLUE, GREY, INK, ORANGE, RED, finish_epochs
+from examples.history import History, append
 from examples.sudoku_boards import Boards, DataSet
-
-History = dict[str, list[float]]
 
 
 def training_progress() -> Progress:
@@ -88,9 +86,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             "unsolved": round(logs["unsolved"]),
             "test_unsolved": round(logs["val_unsolved"]),
         }
-        for key, value in row.items():
-            self.history.setdefault(key, []).append(value)
-        self._path.write_text(json.dumps(self.history) + "\n")
+        append(self.history, row, self._path)
         self._progress.update(self._task, wrong=str(row["test_wrong"]))
         violation = f" violation {row['violation']:.0e}" if self._show_violation else ""
         self._progress.console.print(

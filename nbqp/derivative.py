@@ -37,7 +37,7 @@ import scipy.sparse
 from nbqp.batch import BatchSolution
 from nbqp.errors import DataError, SettingsError, ShapeError, UnsolvedError
 from nbqp.kernels.adjoint import sample_products
-from nbqp.kernels.structure import Floats, Point, Shifts
+from nbqp.kernels.structure import Floats, Ints, Point, Shifts
 from nbqp.kkt_system import (
     ActiveSet,
     Adjoint,
@@ -273,6 +273,23 @@ def products_on_pattern(
     return pattern.with_values(values)
 
 
+def products_at(
+    rows: Ints,
+    columns: Ints,
+    factors: tuple[Floats, Floats, Floats],
+    b1: Floats,
+    x: Floats,
+    b4: Floats,
+) -> Floats:
+    """Entries (..., rows and columns) of left b1' + b2 x' + s b4', of each sample; factors: left, b2, s."""
+    left, b2, s = factors
+    product: Floats = left[..., rows] * b1[..., columns]
+    product += b2[..., rows] * x[..., columns]
+    if s.any():
+        product += s[..., rows] * b4[..., columns]
+    return product
+
+
 def vector_gradients(active: ActiveSet, b: Point) -> dict[str, Floats]:
     """The gradients of the vectors that belong to an adjoint, by name, each shaped as its part of b."""
     low, high = side_shares(active.side)
@@ -320,8 +337,7 @@ def outer_products(
             return None
         if isinstance(form, Sparse) and form.ndim == 3:
             rows, columns = form.pattern.entries
-            values = left[:, rows] * b.x[:, columns] + b2[:, rows] * point.x[:, columns]
-            values += s[:, rows] * b4[:, columns]
+            values = products_at(rows, columns, (left, b2, s), b.x, point.x, b4)
             if form.shape[0] == 1:
                 values = values.sum(axis=0, keepdims=True)
             return Sparse(form.pattern, values)

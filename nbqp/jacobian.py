@@ -12,6 +12,7 @@ from nbqp.derivative import (
     Linearised,
     OnFailure,
     matrix_factors,
+    products_at,
     vector_gradients,
     warn_of_multipliers,
 )
@@ -159,15 +160,10 @@ def _jacobians(at: Linearised, b: Point, b4: Floats, names: Sequence[Datum]) -> 
         if name in vectors:
             found[name] = vectors[name].sum(axis=2) if form == "scalar" else vectors[name]
             continue
-        left, b2, s = factors[name]
         pattern = form.pattern if isinstance(form, Sparse) else form
         if isinstance(pattern, StoredPattern):
             rows, columns = pattern.entries
         else:
             rows, columns = np.indices(getattr(at.qp, name).shape, sparse=True)
-        product = left[..., rows] * b.x[..., columns]
-        product += b2[..., rows] * point.x[..., columns]
-        if s.any():
-            product += s[..., rows] * b4[..., columns]
-        found[name] = product
+        found[name] = products_at(rows, columns, factors[name], b.x, point.x, b4)
     return found
