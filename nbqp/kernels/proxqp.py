@@ -203,6 +203,10 @@ def _check(ws, qp, options, k, out):
     counted = 3 if options.check_duality_gap else 2
     if worst_ratio(res, tol, counted) > 1.0:
         mend(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res, tol)
+        # The tolerances are those of the terms at this point: multipliers that were too large are gone.
+        scale_point(pattern, ws.problem, x, y, z, z_box, it)
+        update_products(pattern, ws.problem, it)
+        set_tolerances(pattern, ws.problem, it, options, tol)
     return worst_ratio(res, tol, counted)
 
 
