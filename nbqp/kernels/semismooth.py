@@ -37,9 +37,10 @@ from nbqp.kernels.status import (
 )
 from nbqp.kernels.subproblem import direction_products, minimise, set_active
 
-# Below these the linear systems lose more digits than a smaller penalty gains.
+# Below this the linear systems lose more digits than a smaller penalty gains.
 MU_FLOOR = 1e-9
-RHO_FLOOR = 1e-9
+# A variable that its cost alone moves, towards a far bound, goes g / rho in an outer step.
+RHO_FLOOR = 1e-14
 # A residual has to fall by this factor in an outer step, or its penalty is raised.
 SUFFICIENT_DECREASE = 0.25
 # Outer steps in which the worst residual makes no progress by this factor, all penalties at their floors,
@@ -211,7 +212,9 @@ def run_semismooth(ws, options, mu, rho):
             return verdict
         eps = min(tol[0], tol[2])
         stale = _lower_mu(pattern, problem, it, system, work, eps)
-        if res[1] > max(SUFFICIENT_DECREASE * previous_dual, tol[1]) and solved:
+        # A dual residual within its tolerance still keeps the gap up where x is far from 0.
+        matters = res[1] > tol[1] or abs(res[2]) > tol[2]
+        if matters and res[1] > SUFFICIENT_DECREASE * previous_dual and solved:
             if system_rho[0] > RHO_FLOOR:
                 system_rho[0] = max(0.1 * system_rho[0], RHO_FLOOR)
                 stale = True
