@@ -59,6 +59,11 @@ def _jacobian(d: Data, point: PointLike, tol: float) -> _Jacobian:
     return _Jacobian(J, M, lam, s, E, I, side, 1.0 * viol)
 
 
+def extended_jacobian(data: Data, point: PointLike, tol: float) -> Array:
+    """dG/dv of `adjoint_oracle`, which tells its rank."""
+    return _jacobian(data.full(), point, tol).J
+
+
 def _cat(d: Data, values: Mapping[str, Any], names: Sequence[str]) -> Array:
     sizes = (len(d.b), len(d.l), d.n)
     return np.concatenate(

@@ -1,0 +1,1 @@
+"""Random problems of every sort, each result judged from the data: ``python -m tests.fuzz``."""
