@@ -403,6 +403,11 @@ def ask_for_more(rng: Generator, case: Case) -> Case:
     return replace(case, settings=case.settings | {"eps_abs": float(rng.choice([1e-5, 1e-9]))})
 
 
+def ask_for_the_closest(rng: Generator, case: Case) -> Case:
+    """Solve it as a closest feasible QP, though it may well be feasible."""
+    return replace(case, settings=case.settings | {"primal_infeasibility_solving": True})
+
+
 DECORATIONS: tuple[tuple[Callable[[Generator, Case], Case], float], ...] = (
     (add_empty_rows, 0.1),
     (repeat_rows, 0.15),
@@ -410,5 +415,6 @@ DECORATIONS: tuple[tuple[Callable[[Generator, Case], Case], float], ...] = (
     (rescale, 0.3),
     (rescale_wildly, 0.03),
     (ask_for_more, 0.2),
+    (ask_for_the_closest, 0.05),
 )
 """What is done to a case after it was drawn, in this order, and how often."""

@@ -236,6 +236,7 @@ def contradictions(case: Case, found: Any, name: str, others: list[Opinion]) -> 
         SOLVED             f(p) - f(q)  <=  eps_dual (|q - p|_1 + |p|_1) + eps_gap + |lam_p|_1 v_q
         PRIMAL_INFEASIBLE  v_q  >=  eps_abs (1 - eps |q|_1)
         DUAL_INFEASIBLE    1  <=  eps (|q|_1 + |lam_q|_1 / |g|) + |r_q| |d|_1 / -g'd
+        SOLVED_CLOSEST_..  |s|^2  <=  eps_primal |q - p|_1 + |s|_1 (v_q + eps_primal)
     """
     for other in others:
         size = np.abs(_long(other.point.x)).sum()
@@ -254,6 +255,13 @@ def contradictions(case: Case, found: Any, name: str, others: list[Opinion]) -> 
             above = _rise(case, found, other.point)
             if above is not None:
                 yield f"a higher objective than {other.name}: {above}"
+        elif name == "SOLVED_CLOSEST_PRIMAL_FEASIBLE":
+            s, q = _long(found.s_e, found.s_i, found.s_box), _long(other.point.x)
+            primal = case.eps_abs + case.eps_rel * measure(case.data, found).sizes[0]
+            violation = _largest(Rows(case.data).violation(q)) + primal
+            allowed = primal * np.abs(q - _long(found.x)).sum() + np.abs(s).sum() * violation
+            if s @ s > SLACK * allowed:
+                yield f"shifts {np.sqrt(float(s @ s)):.3g}, but {other.name} needs none so large"
 
 
 def _rise(case: Case, p: PointLike, q: PointLike) -> str | None:

@@ -62,7 +62,8 @@ def run_case(case: Case, with_gradient: bool = False) -> Verdict:
     for where, found in results:
         faults += (where + fault for fault in _faults(case, found, others))
     statuses = [found.status.name for _, found in results]
-    solved = all(name in SOLUTIONS for name in statuses)
+    wanted = SOLUTIONS if case.truth is Truth.INFEASIBLE else SOLUTIONS[:1]
+    solved = all(name in wanted for name in statuses)
     known = case.truth in (Truth.SOLVABLE, Truth.OPEN) and any(other.solves for other in others)
     if case.truth is Truth.OPEN:
         own = (Opinion.of(case, "", found) for _, found in results if found.status.name == "SOLVED")
