@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.report import markdown_table
-from tests.fuzz.cases import draw_case
+from tests.fuzz.cases import APART, draw_case
 from tests.fuzz.gradients import GradientCheck
 from tests.fuzz.trial import REFUSED, Verdict, run_case
 
@@ -53,11 +53,11 @@ class Summary:
 
     def add(self, verdict: Verdict) -> None:
         """Count a case."""
-        sort = "wild" if verdict.wild else verdict.family
+        sort = verdict.apart or verdict.family
         self.tallies.setdefault(sort, Tally()).add(verdict)
         if verdict.gradient is not None:
             self.gradients.append((verdict.name, verdict.gradient))
-        if verdict.faults or (verdict.feasible and not verdict.solved and not verdict.wild):
+        if verdict.faults or (verdict.feasible and not verdict.solved and not verdict.apart):
             self.failures.append(verdict)
 
     @property
@@ -81,8 +81,8 @@ class Summary:
 
     @property
     def solved_share(self) -> float:
-        """Of the cases with a solution, the wild ones left out."""
-        counted = [tally for sort, tally in self.tallies.items() if sort != "wild"]
+        """Of the cases with a solution, those apart left out."""
+        counted = [tally for sort, tally in self.tallies.items() if sort not in APART]
         return sum(t.solved for t in counted) / max(1, sum(t.feasible for t in counted))
 
 
@@ -160,7 +160,7 @@ def report(summary: Summary) -> str:
     lines = [markdown_table(header, (row(*item) for item in sorted(summary.tallies.items())))]
     lines.append(
         f"\n{summary.cases:,} cases, seed {summary.seed}, {summary.seconds:.0f} s; "
-        f"{len(summary.wrong)} wrong; solved of those with a solution, wild ones left out: "
+        f"{len(summary.wrong)} wrong; solved of those with a solution, those apart left out: "
         f"{100.0 * summary.solved_share:.3f}%."
     )
     for regular in (True, False):

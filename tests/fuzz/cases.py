@@ -19,6 +19,12 @@ from tests.core.strategies import KINDS, random_qp
 Generator = np.random.Generator
 
 
+WILD = "wild units"
+ONE_PHASE = "one phase alone"
+APART = (WILD, ONE_PHASE)
+"""Sorts of cases that have to be told the truth about, but need not be solved."""
+
+
 class Truth(Enum):
     """What is known of a problem from how it was made."""
 
@@ -32,7 +38,8 @@ class Truth(Enum):
 class Case:
     """A problem, how it is to be solved, and what is known of it.
 
-    data: full. point: the planted solution of a SOLVABLE one. wild: beyond what is to be solved.
+    data: full. point: the planted solution of a SOLVABLE one. apart: one of APART, where not
+    every one has to be solved.
     """
 
     name: str
@@ -41,7 +48,7 @@ class Case:
     point: Point | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     sparse: bool = False
-    wild: bool = False
+    apart: str = ""
 
     @property
     def eps_abs(self) -> float:
@@ -393,7 +400,7 @@ def rescale_wildly(rng: Generator, case: Case) -> Case:
     """
     d = case.data
     D, E_A, E_C = (_units(rng, 27.0, size) for size in (d.n, len(d.b), len(d.l)))
-    return replace(_rescaled(case, _units(rng, 27.0, 1)[0], D, E_A, E_C), wild=True)
+    return replace(_rescaled(case, _units(rng, 27.0, 1)[0], D, E_A, E_C), apart=WILD)
 
 
 def ask_for_more(rng: Generator, case: Case) -> Case:
@@ -408,6 +415,12 @@ def ask_for_the_closest(rng: Generator, case: Case) -> Case:
     return replace(case, settings=case.settings | {"primal_infeasibility_solving": True})
 
 
+def ask_for_one_phase(rng: Generator, case: Case) -> Case:
+    """Without the other phase to fall back on."""
+    method = {"method": str(rng.choice(["semismooth", "smoothed"]))}
+    return replace(case, settings=case.settings | method, apart=case.apart or ONE_PHASE)
+
+
 DECORATIONS: tuple[tuple[Callable[[Generator, Case], Case], float], ...] = (
     (add_empty_rows, 0.1),
     (repeat_rows, 0.15),
@@ -416,5 +429,6 @@ DECORATIONS: tuple[tuple[Callable[[Generator, Case], Case], float], ...] = (
     (rescale_wildly, 0.03),
     (ask_for_more, 0.2),
     (ask_for_the_closest, 0.05),
+    (ask_for_one_phase, 0.05),
 )
 """What is done to a case after it was drawn, in this order, and how often."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.core.oracles import Data
-from tests.fuzz.cases import Case
+from tests.fuzz.cases import WILD, Case
 
 RELATIVE = {"eps_abs": 1e-8, "eps_rel": 1e-8}
 INF = np.inf
@@ -29,7 +29,7 @@ FOUND = (
             lb=[-INF, 3e-08],
             ub=[-1034688.19436659, INF],
         ),
-        wild=True,
+        apart=WILD,
     ),
     # The proximal term kept x0 from its bound, by steps too short to count as progress.
     _case(

@@ -1,4 +1,4 @@
-"""One case, solved alone and in a batch, judged, and differentiated."""
+"""One case, solved alone, in a batch and from a warm start, judged, and differentiated."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SOLUTIONS = ("SOLVED", "SOLVED_CLOSEST_PRIMAL_FEASIBLE")
 class Verdict:
     """What came of a case.
 
-    status: by name, of the single solve and, if it is another, of the one in a batch. feasible:
+    status: by name, of the single solve and, where they differ, in a batch and from a warm start. feasible:
     whether a solution is known that doubles can hold: planted, or found by any solver where neither
-    a contradiction was planted nor a proof says that the objective falls for ever. wild: not counted among those to be solved.
+    a contradiction was planted nor a proof says that the objective falls for ever. apart: that of the case.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Verdict:
     feasible: bool
     solved: bool
     faults: tuple[str, ...]
-    wild: bool = False
+    apart: str = ""
     gradient: GradientCheck | None = None
 
 
@@ -47,18 +47,21 @@ def run_case(case: Case, with_gradient: bool = False) -> Verdict:
     """Solve, judge and, if asked and defined, differentiate a case."""
     settings = nbqp.Settings(**case.settings)
     faults: list[str] = []
+    args = case.data.args(case.sparse)
     batch = nbqp.solve_batch(**_stacked(case.data), settings=settings)
     try:
-        single = nbqp.solve_qp(**case.data.args(case.sparse), settings=settings)
+        single = nbqp.solve_qp(**args, settings=settings)
     except nbqp.NonconvexError:
         name = REFUSED
         if batch.status[0].name != "NONCONVEX":
             faults.append(f"{REFUSED}, but {batch.status[0].name} in a batch")
         faults += refusal_faults(case.data, refused=True)
-        return Verdict(case.name, _family(case), name, False, False, tuple(faults), case.wild)
+        return Verdict(case.name, _family(case), name, False, False, tuple(faults), case.apart)
     faults += refusal_faults(case.data, refused=False)
     others = opinions(case)
-    results = (("", single), ("in a batch: ", _Sample(batch)))
+    start = _beside(single)
+    warm = nbqp.solve_qp(**args, settings=settings, warm_start=start)
+    results = (("", single), ("in a batch: ", _Sample(batch)), ("from a warm start: ", warm))
     for where, found in results:
         faults += (where + fault for fault in _faults(case, found, others))
     statuses = [found.status.name for _, found in results]
@@ -78,7 +81,7 @@ def run_case(case: Case, with_gradient: bool = False) -> Verdict:
         known,
         solved,
         tuple(faults),
-        case.wild,
+        case.apart,
         gradient,
     )
 
@@ -91,6 +94,11 @@ def _stacked(data: Data) -> dict[str, Any]:
     """All nine data with a batch axis of one."""
     args = data.args()
     return {name: value[None] for name, value in args.items()}
+
+
+def _beside(found: nbqp.Solution) -> tuple[Any, ...]:
+    """A start a little off the point that was found, its multipliers twice as large."""
+    return (1.001 * found.x + 1e-3, 2.0 * found.y, 2.0 * found.z, 2.0 * found.z_box)
 
 
 class _Sample:
