@@ -37,10 +37,13 @@ from nbqp.kernels.status import (
 )
 from nbqp.kernels.subproblem import direction_products, minimise, set_active
 
-# Below this the linear systems lose more digits than a smaller penalty gains.
+# Below these the linear systems lose more digits than a smaller penalty gains, ...
 MU_FLOOR = 1e-9
-# A variable that its cost alone moves, towards a far bound, goes g / rho in an outer step.
+RHO_LOW = 1e-9
+# ... unless rho holds x: a variable that its cost alone moves goes g / rho in an outer step, and its bound may
+# be far. The dual residual is then this share at least of the proximal term.
 RHO_FLOOR = 1e-14
+HELD = 0.5
 # A residual has to fall by this factor in an outer step, or its penalty is raised.
 SUFFICIENT_DECREASE = 0.25
 # Outer steps in which the worst residual makes no progress by this factor, all penalties at their floors,
@@ -105,6 +108,18 @@ def _lower_mu(pattern, problem, it, system, work, eps):
             else:
                 work_mu[i - n_eq] = lower
     return changed
+
+
+@kernel
+def _is_held(problem, it, centre, rho, dual_residual):
+    """Whether rho (x - centre) is what is left of the dual residual."""
+    x = it.x
+    centre_x = centre.x
+    unit_d = problem.unit_d
+    pull = 0.0
+    for j in range(len(x)):
+        pull = max(pull, abs(x[j] - centre_x[j]) * unit_d[j])
+    return rho * pull > HELD * dual_residual
 
 
 @kernel
@@ -215,8 +230,9 @@ def run_semismooth(ws, options, mu, rho):
         # A dual residual within its tolerance still keeps the gap up where x is far from 0.
         matters = res[1] > tol[1] or abs(res[2]) > tol[2]
         if matters and res[1] > SUFFICIENT_DECREASE * previous_dual and solved:
-            if system_rho[0] > RHO_FLOOR:
-                system_rho[0] = max(0.1 * system_rho[0], RHO_FLOOR)
+            floor = RHO_FLOOR if _is_held(problem, it, centre, system_rho[0], res[1]) else RHO_LOW
+            if system_rho[0] > floor:
+                system_rho[0] = max(0.1 * system_rho[0], floor)
                 stale = True
         previous_dual = res[1]
         inner_tolerance = max(0.1 * inner_tolerance, 0.1 * tol[1])
