@@ -7,18 +7,26 @@ import numpy.typing as npt
 
 from nbqp.analysis import Analysis
 from nbqp.execution import takes_lanes
-from nbqp.kernels.convexity import TOLERANCE, mark_nonconvex, mark_nonconvex_lanes
+from nbqp.kernels.convexity import (
+    LEAST_DIAGONAL,
+    TOLERANCE,
+    mark_nonconvex,
+    mark_nonconvex_lanes,
+)
 from nbqp.problem import QP
 from nbqp.threads import split_range, thread_count
 
 
 def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> npt.NDArray[np.bool_]:
-    """Which samples (batch,) have an H with an eigenvalue below -1e-10 times its largest entry."""
+    """Which samples (batch,) have an H that is indefinite beyond its rounding.
+
+    That is H + 1e-10 D with D_ii = max(|H_ii|, 1e-3 max|H|) is not positive definite.
+    """
     H = qp.H.values
     if H.shape[1] == 0:
         return np.zeros(qp.batch, dtype=np.bool_)
     if _is_diagonal(qp):
-        nonconvex = H.min(axis=1) < -TOLERANCE * np.abs(H).max(axis=1)
+        nonconvex = H.min(axis=1) < -TOLERANCE * LEAST_DIAGONAL * np.abs(H).max(axis=1)
     else:
         nonconvex = np.zeros(len(H), dtype=np.bool_)
 

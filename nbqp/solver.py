@@ -236,7 +236,8 @@ def solve_qp(
     DataError
         NaN, infinite entries other than absent sides, or crossed bounds.
     SymmetryError, NonconvexError
-        H is not symmetric to within the rounding of its dtype, or not positive semidefinite.
+        H is not symmetric to within the rounding of its dtype, or not positive semidefinite: H + 1e-10 D
+        is not positive definite, D_ii = max(|H_ii|, 1e-3 max|H|).
     SettingsError
         `settings` is of another type.
 
