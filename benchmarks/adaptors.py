@@ -146,7 +146,7 @@ class Nbqp(Adaptor):
             "outer_iterations": info.iter_ext,
             "factorizations": info.factorizations,
             # Private: no user needs it.
-            "nnz_factor": int(self.solver._analysis.factor.val_ptr[-1]),
+            "nnz_factor": self.solver._state.analysis.values,
             # Without validation and analysis.
             "run_time": info.run_time,
         }

@@ -10,6 +10,7 @@ from nbqp.errors import (
     SettingsError,
     ShapeError,
     SymmetryError,
+    TooLargeError,
     UnsolvedError,
 )
 from nbqp.jacobian import jacobian
@@ -40,6 +41,7 @@ __all__ = [
     "Status",
     "SymmetryError",
     "Tangents",
+    "TooLargeError",
     "UnsolvedError",
     "jacobian",
     "jvp",

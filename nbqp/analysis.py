@@ -2,32 +2,75 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import threading
 from collections import OrderedDict
 from typing import NamedTuple
 
+import numpy as np
+
 from nbqp.kernels.kkt import kkt_pattern, locate_entries
 from nbqp.kernels.structure import Entries, Factor, Pattern
-from nbqp.kernels.symbolic import analyse
+from nbqp.kernels.symbolic import order_columns, plan_factor
+from nbqp.memory import NUMBER, UNQUESTIONED, VECTORS, available_memory, require_memory, too_large
 from nbqp.problem import QP
-from nbqp.threads import run_apart
+from nbqp.threads import OutOfTime, Watch, run_apart
 
 KEPT = 32
 """So many analyses are kept, the latest ones."""
 ENTRIES_KEPT = 500_000
 """Entries of H, A and C that all patterns which are kept have together, at most."""
+ANALYSIS_ENTRY, ANALYSIS_ROW = 48, 200
+"""Bytes that an analysis takes for every entry of H, A and C, and for every row of the KKT matrix."""
 
 
-class Analysis(NamedTuple):
-    """A pattern, the symbolic factor of its KKT matrix, and where the data stand in it."""
-
+class _Parts(NamedTuple):
     pattern: Pattern
     factor: Factor
     entries: Entries
 
 
-def _analyse(pattern: Pattern) -> Analysis:
-    factor = analyse(pattern.n + pattern.n_eq + pattern.n_in, *kkt_pattern(pattern))
+class Analysis(_Parts):
+    """A pattern, the symbolic factor of its KKT matrix, and where the data stand in it, as kernels take them.
+
+    What else follows from these is computed once.
+    """
+
+    @functools.cached_property
+    def values(self) -> int:
+        """How many values the factor has."""
+        return int(self.factor.val_ptr[-1])
+
+    @functools.cached_property
+    def step_time(self) -> float:
+        """Seconds of a factorisation and its solves, rather too many."""
+        return 2e-6 + 1e-9 * math.pow(self.values, 1.3)
+
+    @functools.cached_property
+    def solve_size(self) -> int:
+        """Bytes that a solve takes beside its data and its results."""
+        return NUMBER * (self.values + VECTORS * len(self.factor.perm) + 2 * _entries(self.pattern))
+
+
+def _analyse(pattern: Pattern, watch: Watch) -> Analysis:
+    """The analysis, unless its factor is too large, or the watch stops it."""
+    N = pattern.n + pattern.n_eq + pattern.n_in
+    require_memory("analysis", ANALYSIS_ENTRY * _entries(pattern) + ANALYSIS_ROW * N)
+    Kp, Ki = kkt_pattern(pattern)
+    perm = np.empty(N, dtype=np.int64)
+    # A full triangle, which most problems could have, is no question of memory.
+    most, left = N * (N + 1) // 2, math.inf
+    if NUMBER * most > UNQUESTIONED:
+        left = max(available_memory(), UNQUESTIONED)
+        most = int(min(most, left / NUMBER))
+    values, complete = order_columns(N, Kp, Ki, most, watch.abort, perm)
+    if watch.stopped():
+        raise OutOfTime
+    if not complete:
+        raise too_large(f"factor of {N} rows, as far as it was ordered", NUMBER * values, left)
+    require_memory(f"factor of {N} rows", NUMBER * (values + VECTORS * N))
+    factor = plan_factor(N, Kp, Ki, perm)
     return Analysis(pattern, factor, locate_entries(pattern, factor))
 
 
@@ -43,8 +86,16 @@ def _entries_kept() -> int:
     return sum(_entries(analysis.pattern) for analysis in _kept.values())
 
 
-def analyse_qp(qp: QP) -> Analysis:
-    """The analysis of the problem's pattern, from the ones that are kept if it is among them."""
+def analyse_qp(qp: QP, watch: Watch) -> Analysis:
+    """The analysis of the problem's pattern, from the ones that are kept if it is among them.
+
+    Raises
+    ------
+    TooLargeError
+        It would take more memory than there is, or a solve would.
+    OutOfTime
+        The watch's time limit has struck.
+    """
     pattern = qp.pattern()
     small = _entries(pattern) <= ENTRIES_KEPT
     key = (*pattern[:3], *(array.tobytes() for array in pattern[3:])) if small else ()
@@ -52,7 +103,7 @@ def analyse_qp(qp: QP) -> Analysis:
         if key in _kept:
             _kept.move_to_end(key)
             return _kept[key]
-    analysis = run_apart(lambda: _analyse(pattern))
+    analysis = run_apart(lambda: _analyse(pattern, watch), watch)
     if small:
         with _lock:
             _kept[key] = analysis

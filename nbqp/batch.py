@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections import Counter
 
 import numpy as np
@@ -10,13 +12,14 @@ import numpy.typing as npt
 
 from nbqp.analysis import analyse_qp
 from nbqp.convexity import find_nonconvex
-from nbqp.execution import run_solves, to_warm_start
+from nbqp.execution import new_output, read_qp, refuse, run_solves, to_warm_start
 from nbqp.kernels.residuals import batch_residuals
 from nbqp.kernels.status import NONCONVEX
 from nbqp.kernels.structure import Floats, Ints
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import STATUSES, Certificate
+from nbqp.threads import OutOfTime, Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +104,14 @@ class BatchSolution:
         return self._residuals()[:, 2]
 
 
+@functools.cache
+def _load() -> None:
+    """Compile the kernels of a batch, or load them: no time limit counts that."""
+    H, g = np.array([[2.0, 1.0], [1.0, 2.0]]), np.ones((1, 2))
+    solve_batch(H[None], g)
+    solve_batch(H, g, settings=Settings(method="semismooth"))
+
+
 def solve_batch(
     H: Matrix = None,
     g: Vector = None,
@@ -144,6 +155,8 @@ def solve_batch(
         A shared argument has a bad value. A bad value of a single sample is its status.
     SettingsError
         `settings` or `threads` is of the wrong type or out of its range.
+    TooLargeError
+        The batch, or its results, would take more memory than there is.
 
     Examples
     --------
@@ -154,12 +167,20 @@ def solve_batch(
            [2., 3.]])
     """
     settings = to_settings(settings)
-    qp = QP(H, g, A, b, C, l, u, lb, ub, batch=True)
-    analysis = analyse_qp(qp)
+    if settings.time_limit < math.inf:
+        _load()
+    watch = Watch(settings.time_limit)
+    arguments = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
+    qp = read_qp(arguments, batch=True)
     sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
     warm = to_warm_start(warm_start, sizes, qp.batch)
-    nonconvex = find_nonconvex(qp, analysis, threads)
-    out, run_time = run_solves(qp, analysis, settings, warm, threads, {NONCONVEX: nonconvex})
+    out = new_output(qp)
+    try:
+        analysis = analyse_qp(qp, watch)
+        refuse(out, find_nonconvex(qp, analysis, watch, threads), NONCONVEX)
+        run_time = run_solves(qp, analysis, settings, warm, watch, threads, out)
+    except OutOfTime:
+        run_time = watch.elapsed()
     info = BatchInfo(
         out.iter,
         out.iter_ext,

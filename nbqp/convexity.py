@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,13 +16,23 @@ from nbqp.kernels.convexity import (
     mark_nonconvex_lanes,
 )
 from nbqp.problem import QP
-from nbqp.threads import split_range, thread_count
+from nbqp.threads import OutOfTime, Watch, split_range_watched, thread_count
+
+FACTORISATION = 10
+"""A single factorisation is watched as so many steps: the time of one is a rough estimate."""
 
 
-def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> npt.NDArray[np.bool_]:
+def find_nonconvex(
+    qp: QP, analysis: Analysis, watch: Watch, threads: int | None = None
+) -> npt.NDArray[np.bool_]:
     """Which samples (batch,) have an H that is indefinite beyond its rounding.
 
     That is H + 1e-10 D with D_ii = max(|H_ii|, 1e-3 max|H|) is not positive definite.
+
+    Raises
+    ------
+    OutOfTime
+        The watch's time limit has struck.
     """
     H = qp.H.values
     if H.shape[1] == 0:
@@ -31,14 +43,15 @@ def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> np
         nonconvex = np.zeros(len(H), dtype=np.bool_)
 
         lanes = takes_lanes(qp, analysis) and qp.has_batch_axis("H")
+        kernel: Callable[..., None] = mark_nonconvex_lanes if lanes else mark_nonconvex
 
         def run(begin: int, end: int) -> None:
-            if lanes:
-                mark_nonconvex_lanes(*analysis, H, begin, end, nonconvex)
-            else:
-                mark_nonconvex(*analysis, H, begin, end, nonconvex)
+            kernel(*analysis, H, watch.abort, begin, end, nonconvex)
 
-        split_range(run, len(H), thread_count(len(H), threads))
+        seconds = len(H) * FACTORISATION * analysis.step_time
+        split_range_watched(run, len(H), thread_count(len(H), threads), watch, seconds, kernel)
+        if watch.stopped():
+            raise OutOfTime
     return np.broadcast_to(nonconvex, qp.batch) & ~qp.invalid
 
 

@@ -48,12 +48,16 @@ from nbqp.kkt_system import (
     solve_direction,
     without_failed,
 )
+from nbqp.memory import NUMBER, require_memory
 from nbqp.problem import QP, numbers
 from nbqp.solution import Solution, Status
 from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
+from nbqp.threads import run_outside_kernels
 
 OnFailure = Literal["raise", "nan", "zero"]
+OUTER_PRODUCTS = 3
+"""Arrays of the size of the gradients of the matrices that exist at a time."""
 DIFFERENTIABLE = (Status.SOLVED, Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE)
 """The statuses that come with a derivative."""
 
@@ -221,6 +225,8 @@ def vjp(
         A cotangent does not fit the solution, or is not finite.
     SettingsError
         `solution` or `on_failure` is none of the above.
+    TooLargeError
+        The gradients would take more memory than there is.
 
     Warns
     -----
@@ -260,7 +266,12 @@ def vjp(
     warn_of_multipliers(at.closest, r)
     adjoint = solve_adjoint(at.qp, at.active, r, r_s, at.closest, at.failed)
     at.fill_failed(*adjoint.b, adjoint.b4)
-    return outer_products(at.qp, at.active, at.point, at.shifts, adjoint)
+    entries = sum(len(getattr(at.qp, name).values) * at.qp.entries(name) for name in "HAC")
+    size = OUTER_PRODUCTS * NUMBER * entries
+    require_memory("gradients", size)
+    return run_outside_kernels(
+        lambda: outer_products(at.qp, at.active, at.point, at.shifts, adjoint), size
+    )
 
 
 def products_on_pattern(

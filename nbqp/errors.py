@@ -31,5 +31,9 @@ class SettingsError(QPError):
     """A setting is out of its range."""
 
 
+class TooLargeError(QPError, MemoryError):
+    """A problem, or a result, would take more memory than there is."""
+
+
 class UnsolvedError(QPError):
     """A sample has no solution, or one without the derivative asked for."""

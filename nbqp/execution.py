@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -18,20 +15,28 @@ from nbqp.kernels.side_by_side import MOST_STEPS, solve_lanes_range
 from nbqp.kernels.state import Options
 from nbqp.kernels.status import ABORTED, INVALID_DATA, NOT_RUN
 from nbqp.kernels.structure import Output, Point, Scaling
+from nbqp.memory import NUMBER, require_memory
 from nbqp.problem import QP, numbers
 from nbqp.settings import METHODS, Settings
-from nbqp.threads import split_range, split_range_watched, thread_count
-
-LONG = 0.5
-"""Seconds: a call that may take longer, if all Newton steps are taken, minds Ctrl-C."""
+from nbqp.threads import (
+    Watch,
+    load_kernel,
+    run_outside_kernels,
+    split_range_watched,
+    thread_count,
+)
 
 LANES_NNZ = 2**15
 """Above this many values of a factor, vectors of eight factors (2 MiB) outgrow the caches."""
 
+LANE_SPACES = 17
+"""Solves that take the memory of a thread's lanes: two workspaces for eight each, and one for one."""
+
+RESULTS = 3
+"""Arrays of the sizes of x, y, z and z_box that a sample has: its point, shifts and certificate."""
+
 SPARE = 10
 """A batch takes lanes where max_iter is at least this many times their steps, which count in it."""
-
-_loaded: set[Any] = set()
 
 
 def run_solves(
@@ -39,26 +44,18 @@ def run_solves(
     analysis: Analysis,
     settings: Settings,
     warm: Point,
+    watch: Watch,
     threads: int | None,
-    refused: dict[int, npt.NDArray[np.bool_]] | None = None,
+    out: Output,
     scaling: Scaling | None = None,
-) -> tuple[Output, float]:
-    """Solve all samples of `qp`, and time it.
+) -> float:
+    """Solve the samples of `qp` that are NOT_RUN in `out`; returns the seconds that it took.
 
-    Samples with invalid data, and those that `refused` marks with a status, are not solved: they
-    have NaN throughout. scaling: of the matrices, where it is known.
+    scaling: of the matrices, where it is known.
     """
-    out = new_output((qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
-    for code, samples in {INVALID_DATA: qp.invalid, **(refused or {})}.items():
-        if samples.any():
-            out.status[samples] = code
-            for array in (*out[:7], out.residuals):
-                array[samples] = np.nan
-    options, data = to_options(settings), qp.data()
+    options, data, abort = to_options(settings), qp.data(), watch.abort
     if scaling is None:
-        scaling = shared_or_own_scaling(qp)
-    abort = np.zeros(1, dtype=np.int64)
-
+        scaling = shared_or_own_scaling(qp, watch)
     lanes = takes_lanes(qp, analysis) and _smoothed_from_cold(settings)
 
     def run_kernel(kernel: Any, begin: int, end: int) -> None:
@@ -71,27 +68,18 @@ def run_solves(
         if not lanes or (abort[0] == 0 and np.any(out.status[begin:end] == NOT_RUN)):
             run_kernel(solve_range, begin, end)
 
-    timed = settings.time_limit < math.inf
-    needed = {solve_lanes_range: lanes, solve_range: timed or not lanes}
-    for kernel, used in needed.items():
-        if used and kernel not in _loaded:
-            # Compiling a kernel, or loading it, is no part of a solve: the clock has not started.
-            run_kernel(kernel, 0, 0)
-            _loaded.add(kernel)
     count = thread_count(qp.batch, threads)
-    # Above the time of a step that docs/benchmarks.md fits.
-    step = 1e-6 * float(analysis.factor.val_ptr[-1]) ** 0.75
-    long = qp.batch * settings.max_iter * step > LONG
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    start = time.perf_counter()
-    if timed or (in_main_thread and long):
-        split_range_watched(run, qp.batch, count, settings.time_limit, abort)
-    else:
-        split_range(run, qp.batch, count)
-    if abort[0] != 0:
+    workspaces = count * (LANE_SPACES if lanes else 1)
+    require_memory("solve", workspaces * analysis.solve_size)
+    seconds = qp.batch * settings.max_iter * analysis.step_time
+    kernel = solve_lanes_range if lanes else solve_range
+    load_kernel(kernel, run)
+    start = watch.elapsed()
+    split_range_watched(run, qp.batch, count, watch, seconds, kernel)
+    if watch.stopped():
         # Begun in a lane, and left there.
         out.status[(out.status == NOT_RUN) & (out.iter > 0)] = ABORTED
-    return out, time.perf_counter() - start
+    return watch.elapsed() - start
 
 
 def takes_lanes(qp: QP, analysis: Analysis) -> bool:
@@ -99,7 +87,7 @@ def takes_lanes(qp: QP, analysis: Analysis) -> bool:
 
     That depends on the pattern and not on their number: otherwise a sample's results would, too.
     """
-    return qp.is_batch and bool(analysis.factor.val_ptr[-1] <= LANES_NNZ)
+    return qp.is_batch and analysis.values <= LANES_NNZ
 
 
 def _smoothed_from_cold(settings: Settings) -> bool:
@@ -111,17 +99,25 @@ def _smoothed_from_cold(settings: Settings) -> bool:
     )
 
 
-def find_scaling(qp: QP) -> Scaling:
+def read_qp(arguments: dict[str, Any], batch: bool = False) -> QP:
+    """The problem with these data, which Ctrl-C does not wait for where they are large."""
+    size = sum(getattr(arguments[name], "size", 0) for name in "HAC")
+    return run_outside_kernels(lambda: QP(**arguments, batch=batch), NUMBER * size)
+
+
+def find_scaling(qp: QP, watch: Watch) -> Scaling:
     """The scaling of a QP's matrices, which have no batch axis."""
     scaling = Scaling(*(np.empty((1, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
-    shared_scaling(qp.pattern(), qp.H.values[0], qp.A.values[0], qp.C.values[0], scaling)
+    matrices = qp.H.values[0], qp.A.values[0], qp.C.values[0]
+    size = sum(values.nbytes for values in matrices)
+    run_outside_kernels(lambda: shared_scaling(qp.pattern(), *matrices, watch.abort, scaling), size)
     return scaling
 
 
-def shared_or_own_scaling(qp: QP) -> Scaling:
+def shared_or_own_scaling(qp: QP, watch: Watch) -> Scaling:
     """One scaling for a batch that shares its matrices, otherwise none: each sample finds its own."""
     if qp.batch > 1 and len(qp.H.values) == len(qp.A.values) == len(qp.C.values) == 1:
-        return find_scaling(qp)
+        return find_scaling(qp, watch)
     return Scaling(*(np.zeros((0, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
 
 
@@ -140,15 +136,17 @@ def to_options(settings: Settings) -> Options:
     )
 
 
-def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
-    """Rows of results for `batch` samples that have not run."""
+def new_output(qp: QP) -> Output:
+    """Rows of results for the samples of `qp`, which have not run, or have invalid data."""
+    sizes, batch = (qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch
+    require_memory("results", RESULTS * NUMBER * batch * sum(sizes))
     x, y, z, z_box = (np.zeros((batch, size)) for size in sizes)
     s_e, s_i, s_box = (np.zeros((batch, size)) for size in sizes[1:])
     certificate_x, certificate_y, certificate_z, certificate_z_box = (
         np.zeros((batch, size)) for size in sizes
     )
     counts = [np.zeros(batch, dtype=np.int64) for _ in range(3)]
-    return Output(
+    out = Output(
         x=x,
         y=y,
         z=z,
@@ -166,6 +164,16 @@ def new_output(sizes: tuple[int, int, int, int], batch: int) -> Output:
         certificate_z=certificate_z,
         certificate_z_box=certificate_z_box,
     )
+    refuse(out, qp.invalid, INVALID_DATA)
+    return out
+
+
+def refuse(out: Output, samples: npt.NDArray[np.bool_], code: int) -> None:
+    """Give samples (batch,) a status that is not to be solved, and NaN throughout."""
+    if samples.any():
+        out.status[samples] = code
+        for array in (*out[:7], out.residuals):
+            array[samples] = np.nan
 
 
 def to_warm_start(start: Any, sizes: tuple[int, int, int, int], batch: int | None) -> Point:

@@ -19,15 +19,21 @@ from nbqp.derivative import (
 from nbqp.errors import SettingsError
 from nbqp.kernels.structure import Floats
 from nbqp.kkt_system import ActiveSet, Point, Shifts, solve_adjoint
-from nbqp.problem import NAMES
+from nbqp.memory import NUMBER, require_memory
+from nbqp.problem import NAMES, QP
 from nbqp.solution import Solution
 from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
+from nbqp.threads import run_outside_kernels
 
 Part = Literal["x", "y", "z", "z_box", "s_e", "s_i", "s_box"]
 Datum = Literal["H", "g", "A", "b", "C", "l", "u", "lb", "ub"]
 Data: TypeAlias = "tuple[Datum, ...] | list[Datum]"
 PARTS = (*Point._fields, *Shifts._fields)
+SYSTEMS = 3
+"""Arrays of the sizes of x, y, z and z_box for every row: right-hand sides and adjoints, shifts included."""
+PRODUCTS = 4
+"""Arrays of the size of a Jacobian of a matrix that exist at a time."""
 
 
 @overload
@@ -94,6 +100,8 @@ def jacobian(
         A sample is not solved; names it and its status.
     SettingsError
         `solution`, `of` or `on_failure` is none of the above, or `wrt` names what is no datum of the QP.
+    TooLargeError
+        The Jacobian would take more memory than there is.
 
     Warns
     -----
@@ -126,15 +134,28 @@ def jacobian(
             raise SettingsError(f"wrt: expected data of this QP, {', '.join(given)}, got {name!r}.")
     parts = {**at.point._asdict(), **at.shifts._asdict()}
     batch, count = parts[of].shape
+    size = _require_memory(at.qp, batch * count, names)
     r, r_s = _unit_right_sides(parts, of)
     warn_of_multipliers(np.repeat(at.closest, count), r)
     b, b4 = solve_adjoint(at.qp, at.active, r, r_s, at.closest, at.failed)
     *b2, b4 = (part.reshape(batch, count, part.shape[1]) for part in (*b, b4))
     at.fill_failed(*b2, b4)
-    found = _jacobians(at, Point(*b2), b4, names)
+    found = run_outside_kernels(lambda: _jacobians(at, Point(*b2), b4, names), size)
     if at.single:
         found = {name: array[0] for name, array in found.items()}
     return found[wrt] if isinstance(wrt, str) else found
+
+
+def _require_memory(qp: QP, rows: int, names: Sequence[Datum]) -> int:
+    """Raise `TooLargeError` where Jacobians with so many rows would take more memory than there is.
+
+    Returns the size in bytes.
+    """
+    width = 2 * qp.n + qp.n_eq + qp.n_in
+    products: int = sum(PRODUCTS * qp.entries(name) for name in names if name in "HAC")
+    size: int = NUMBER * rows * (SYSTEMS * width + products)
+    require_memory("Jacobian", size)
+    return size
 
 
 def _unit_right_sides(parts: dict[str, Floats], of: Part) -> tuple[Point, Shifts]:

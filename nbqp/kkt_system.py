@@ -32,7 +32,7 @@ from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
 from nbqp.least_norm import LARGEST_DENSE, LeastNormSystem
 from nbqp.problem import QP
 from nbqp.solution import Solution
-from nbqp.threads import split_range, thread_count
+from nbqp.threads import Watch, split_range_watched, thread_count
 
 __all__ = [
     "SIDES",
@@ -50,6 +50,11 @@ __all__ = [
 
 ACTIVE = 10.0
 """A row within this multiple of the solution's accuracy of its side counts as on it."""
+
+FACTORISATION = 10
+"""A factorisation and the search for null vectors are watched as so many steps of a solve, rather too many."""
+REFLECTION = 2e-9
+"""Seconds that least squares take, relative to the cube of the unknowns, rather too many."""
 
 SIDES = tuple(range(VIOLATED_LOWER, VIOLATED_UPPER + 1))
 """All that a row can do, ascending: `side_shares(SIDES)` is a table with the index side - SIDES[0]."""
@@ -132,16 +137,10 @@ def solve_adjoint(
     active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
     r = Point(*(kernel_array(part) for part in r))
     r_s = Shifts(*(kernel_array(part) for part in r_s))
-    found, code = _solve_regular(qp, active, r, r_s, closest, skip, adjoint=True)
+    watch = Watch()
+    found, code = _solve_regular(qp, active, r, r_s, closest, skip, watch, adjoint=True)
     if (code == SINGULAR).any():
-        pattern, data = qp.pattern(), qp.data()
-
-        def run(begin: int, end: int) -> None:
-            solve_consistent_range(
-                pattern, data, *active, r, r_s, LARGEST_DENSE, begin, end, *found, code
-            )
-
-        split_range(run, qp.batch, thread_count(qp.batch, None))
+        _solve_consistent(qp, active, r, r_s, watch, found, code)
     for row in np.flatnonzero(code == SINGULAR).tolist():
         system = _least_norm_system(qp, active, row // code.shape[1])
         b, found.b4[row] = system.solve_adjoint(_row(r, row), _row(r_s, row))
@@ -168,7 +167,7 @@ def solve_direction(
     no_loss, ds = (Shifts(*(np.zeros((qp.batch, size)) for size in sizes)) for _ in range(2))
     active = ActiveSet(*(kernel_array(part, np.int64) for part in active))
     r = Point(*(kernel_array(part) for part in r))
-    found, code = _solve_regular(qp, active, r, no_loss, closest, skip, adjoint=False)
+    found, code = _solve_regular(qp, active, r, no_loss, closest, skip, Watch(), adjoint=False)
     for k in np.flatnonzero(code == SINGULAR).tolist():
         system = _least_norm_system(qp, active, k)
         point, shifts = system.solve_direction(_row(r, k), r_4[k])
@@ -178,7 +177,14 @@ def solve_direction(
 
 
 def _solve_regular(
-    qp: QP, active: ActiveSet, r: Point, r_s: Shifts, closest: Bools, skip: Bools, adjoint: bool
+    qp: QP,
+    active: ActiveSet,
+    r: Point,
+    r_s: Shifts,
+    closest: Bools,
+    skip: Bools,
+    watch: Watch,
+    adjoint: bool,
 ) -> tuple[Adjoint, Ints]:
     """The solutions that the factor of the KKT matrix gives; SINGULAR (batch, count) where it has none.
 
@@ -189,18 +195,37 @@ def _solve_regular(
     # A batch may be empty.
     code = np.full((qp.batch, len(r.x) // max(qp.batch, 1)), OPEN, dtype=np.int64)
     code[skip] = SKIPPED
-    analysis, data, scaling = analyse_qp(qp), qp.data(), shared_or_own_scaling(qp)
-    lanes = takes_lanes(qp, analysis)
+    analysis, data, scaling = analyse_qp(qp, watch), qp.data(), shared_or_own_scaling(qp, watch)
+    lanes, abort = takes_lanes(qp, analysis), watch.abort
+    common = *analysis, data, scaling, *active, r, r_s, closest
 
     def run(begin: int, end: int) -> None:
-        matrices = *analysis, data, scaling
         if lanes:
-            solve_kkt_lanes_range(*matrices, *active, r, r_s, closest, begin, end, found.b, code)
+            solve_kkt_lanes_range(*common, abort, begin, end, found.b, code)
         if not lanes or np.any(code[begin:end] == OPEN):
-            solve_kkt_range(*matrices, *active, r, r_s, closest, adjoint, begin, end, *found, code)
+            solve_kkt_range(*common, adjoint, abort, begin, end, *found, code)
 
-    split_range(run, qp.batch, thread_count(qp.batch, None))
+    kernel = solve_kkt_lanes_range if lanes else solve_kkt_range
+    seconds = (FACTORISATION * qp.batch + len(r.x)) * analysis.step_time
+    split_range_watched(run, qp.batch, thread_count(qp.batch, None), watch, seconds, kernel)
     return found, code
+
+
+def _solve_consistent(
+    qp: QP, active: ActiveSet, r: Point, r_s: Shifts, watch: Watch, found: Adjoint, code: Ints
+) -> None:
+    """Solve for the right-hand sides whose code is SINGULAR where their systems are consistent."""
+    pattern, data, abort = qp.pattern(), qp.data(), watch.abort
+
+    def run(begin: int, end: int) -> None:
+        solve_consistent_range(
+            pattern, data, *active, r, r_s, LARGEST_DENSE, abort, begin, end, *found, code
+        )
+
+    unknowns = min(3 * qp.n + 2 * (qp.n_eq + qp.n_in), LARGEST_DENSE)
+    seconds = np.count_nonzero(code == SINGULAR) * REFLECTION * float(unknowns) ** 3
+    threads, kernel = thread_count(qp.batch, None), solve_consistent_range
+    split_range_watched(run, qp.batch, threads, watch, seconds, kernel)
 
 
 def _least_norm_system(qp: QP, active: ActiveSet, k: int) -> LeastNormSystem:

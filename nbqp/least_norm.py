@@ -25,6 +25,7 @@ import scipy.sparse.linalg
 
 from nbqp.kernels.active import ABSENT, BOTH, LOWER, UPPER, VIOLATED_LOWER, VIOLATED_UPPER
 from nbqp.kernels.structure import Floats, Ints
+from nbqp.threads import Watch, run_apart
 
 RCOND = 1e-10
 """Singular values below this multiple of the largest count as zero."""
@@ -107,7 +108,10 @@ class LeastNormSystem:
     def _least_squares(self, J: scipy.sparse.csr_array, rhs: Floats) -> Floats:
         """The least-norm least-squares solution of J w = rhs."""
         if self.dense:
-            return np.asarray(np.linalg.lstsq(J.toarray(), rhs, rcond=RCOND)[0])
+            # Ctrl-C does not reach LAPACK.
+            return run_apart(
+                lambda: np.asarray(np.linalg.lstsq(J.toarray(), rhs, rcond=RCOND)[0]), Watch()
+            )
         return np.asarray(
             scipy.sparse.linalg.lsmr(
                 J, rhs, atol=1e-15, btol=1e-15, conlim=1.0 / RCOND, maxiter=20 * max(J.shape)

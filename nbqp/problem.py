@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +19,7 @@ from nbqp.errors import DataError, PatternError, ShapeError, SymmetryError
 from nbqp.kernels.structure import Data, Floats, Ints, Pattern, kernel_array
 from nbqp.kernels.symmetry import find_mirror, symmetrise
 from nbqp.kernels.validity import settle
+from nbqp.memory import NUMBER, UNQUESTIONED, VECTORS, require_memory
 from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
 
@@ -28,6 +30,8 @@ Form: TypeAlias = Literal["scalar", "shared", "batched"] | StoredPattern | Spars
 
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 """Of the nine data."""
+COPIES = 4
+"""Arrays of the size of a matrix that exist while it is brought into the solver's form."""
 ROUNDINGS = 16.0
 """Units of rounding, of its own type, that the two halves of a symmetric H may differ by."""
 
@@ -69,6 +73,7 @@ class SparseMatrix:
                 raise ShapeError(f"{name}: expected real numbers, got dtype {value.dtype}.")
             if value.ndim != 2:
                 raise ShapeError(f"{name}: expected a matrix, got shape {value.shape}.")
+            require_memory(name, COPIES * NUMBER * value.nnz)
             columns = scipy.sparse.csc_array(value, copy=True)
             columns.sum_duplicates()
             columns.sort_indices()
@@ -89,12 +94,15 @@ class SparseMatrix:
         dense = numbers(name, value)
         if dense.ndim == 2:
             rows, columns = dense.shape
+            if NUMBER * dense.size > UNQUESTIONED:
+                require_memory(name, COPIES * NUMBER * int(np.count_nonzero(dense)))
             j, i = np.nonzero(dense.T)
             p = np.zeros(columns + 1, dtype=np.int64)
             np.cumsum(np.bincount(j, minlength=columns), out=p[1:])
             return cls((rows, columns), p, i.astype(np.int64), dense[i, j][None])
         if dense.ndim == 3 and batch:
             size, rows, columns = dense.shape
+            require_memory(name, NUMBER * dense.size)
             p, i = _full_pattern(rows, columns)
             # A copy even where there is one row or column, whose transpose is contiguous already.
             values = np.array(dense.transpose(0, 2, 1), order="C").reshape(size, rows * columns)
@@ -122,6 +130,13 @@ def _full_pattern(rows: int, columns: int) -> tuple[Ints, Ints]:
 
 def numbers(name: str, value: Any) -> Floats:
     """A float64 array of what the user gave, or a `ShapeError`."""
+    array = _array(name, value)
+    require_memory(name, NUMBER * array.size)
+    return kernel_array(array)
+
+
+def _array(name: str, value: Any) -> npt.NDArray[Any]:
+    """An array of numbers, or a `ShapeError`; no copy where the user gave one."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # nested sequences of unequal lengths
@@ -131,7 +146,7 @@ def numbers(name: str, value: Any) -> Floats:
     if array.dtype.kind not in "fiub":
         got = type(value).__name__ if array.dtype.kind == "O" else f"dtype {array.dtype}"
         raise ShapeError(f"{name}: expected real numbers, got {got}.")
-    return kernel_array(array)
+    return array
 
 
 def _vector(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:
@@ -184,7 +199,7 @@ class QP:
 
     Raises
     ------
-    ShapeError, DataError, SymmetryError
+    ShapeError, DataError, SymmetryError, TooLargeError
         The first line names the argument, what was expected and what came.
     """
 
@@ -211,12 +226,13 @@ class QP:
     ) -> None:
         if g is None:
             raise ShapeError("g: expected a vector, got None.")
-        g_array = numbers("g", g)
+        g_array = _array("g", g)
         if g_array.ndim not in ((1, 2) if batch else (1,)):
             raise ShapeError(
                 f"g: expected shape (n,){' or (batch, n)' if batch else ''}, got {g_array.shape}."
             )
         n = g_array.shape[-1]
+        require_memory(f"g of {n} entries", VECTORS * NUMBER * n)
         self.n = n
         self.H = self._matrix("H", H, n, batch)
         self.A = self._matrix("A", A, n, batch)
@@ -262,6 +278,12 @@ class QP:
         if not settle(problem.data()):
             problem._find_bad_values(vectors)
         return problem
+
+    def entries(self, name: str) -> int:
+        """How many entries H, A or C of a sample has, in the form that it was given in."""
+        matrix, form = getattr(self, name), self.forms[name]
+        stored = form is None or isinstance(form, (Sparse, StoredPattern))
+        return len(matrix.i) if stored else math.prod(matrix.shape)
 
     def has_batch_axis(self, name: str) -> bool:
         """Whether a datum was given with a batch axis."""

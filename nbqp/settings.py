@@ -41,8 +41,9 @@ class Settings:
     check_duality_gap
         Whether the gap counts.
     time_limit
-        Seconds after which a solve, or a batch, ends with the status TIME_LIMIT_REACHED (samples of
-        a batch that have not begun: NOT_RUN), once the factorisation that runs then has ended.
+        Seconds after which a call of `solve_qp`, `solve_batch` or `Solver.solve` ends, its analysis and the check
+        of H included, with the status TIME_LIMIT_REACHED (samples of a batch that have not begun: NOT_RUN) and
+        the best iterate. Compiling or loading the kernels does not count.
     verbose
         Whether to print a line about every solve.
     eps_primal_inf, eps_dual_inf

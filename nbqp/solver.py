@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import functools
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -11,20 +13,30 @@ import scipy.sparse
 from nbqp.analysis import Analysis, analyse_qp
 from nbqp.convexity import find_nonconvex
 from nbqp.errors import NonconvexError, PatternError, ShapeError
-from nbqp.execution import find_scaling, run_solves, to_warm_start
+from nbqp.execution import find_scaling, new_output, read_qp, run_solves, to_warm_start
 from nbqp.kernels.status import (
     DUAL_INFEASIBLE,
     NOT_RUN,
     PRIMAL_INFEASIBLE,
     TIME_LIMIT_REACHED,
 )
-from nbqp.kernels.structure import Floats, Scaling
+from nbqp.kernels.structure import Floats, Output, Scaling
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import Certificate, Info, Solution, Status
 from nbqp.sparse import Sparse
+from nbqp.threads import OutOfTime, Watch
 
 WarmStartLike = Solution | tuple[Floats, Floats, Floats, Floats]
+
+
+class _State(NamedTuple):
+    """What a `Solver` holds, replaced as a whole: nothing that interrupts an update leaves a half of it."""
+
+    problem: QP
+    arguments: dict[str, Any]  # copies: what the user does to them in place is no update
+    analysis: Analysis
+    scaling: Scaling | None
 
 
 class Solver:
@@ -39,13 +51,11 @@ class Solver:
 
     Attributes
     ----------
-    problem : QP
-        The data as they stand, in the solver's form.
     settings : Settings
 
     Raises
     ------
-    ShapeError, DataError, SymmetryError, NonconvexError, SettingsError
+    ShapeError, DataError, SymmetryError, NonconvexError, SettingsError, TooLargeError
         As in `solve_qp`.
 
     Examples
@@ -75,15 +85,18 @@ class Solver:
     ) -> None:
         self.settings = to_settings(settings)
         arguments = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
-        self.problem = QP(**arguments)
-        # Copies, for the next `update`: what the user does to them in place is no update.
-        self._arguments: dict[str, Any] = copy.deepcopy(arguments)
-        self._analysis = analyse_qp(self.problem)
-        self._scaling: Scaling | None = None
-        _require_convex(self.problem, self._analysis)
+        problem, watch = read_qp(arguments), Watch()
+        analysis = analyse_qp(problem, watch)
+        _require_convex(problem, analysis, watch)
+        self._state = _State(problem, copy.deepcopy(arguments), analysis, scaling=None)
+
+    @property
+    def problem(self) -> QP:
+        """The data as they stand, in the solver's form."""
+        return self._state.problem
 
     def update(self, **data: Any) -> None:
-        """Replace some of the nine data, by name; on an error nothing has changed.
+        """Replace some of the nine data, by name; on an error, Ctrl-C included, nothing has changed.
 
         Sparse matrices have to keep their pattern. A dense matrix with other nonzeros is welcome:
         its pattern is analysed anew.
@@ -92,31 +105,32 @@ class Solver:
         ------
         PatternError
             A sparse matrix has another pattern, or an argument another size.
-        ShapeError, DataError, SymmetryError, NonconvexError
+        ShapeError, DataError, SymmetryError, NonconvexError, TooLargeError
             As in `solve_qp`.
         """
+        held = self._state
         for name in data:
-            if name not in self._arguments:
+            if name not in held.arguments:
                 raise ShapeError(
-                    f"{name}: expected one of {', '.join(self._arguments)}, got another name."
+                    f"{name}: expected one of {', '.join(held.arguments)}, got another name."
                 )
         if not data.keys() & {"H", "A", "C"}:
-            self.problem = self.problem.with_vectors(data)
-            if self._scaling is None:
-                # From now on solves share it; a single solve finds its own on the way.
-                self._scaling = find_scaling(self.problem)
-            self._arguments.update(copy.deepcopy(data))
+            problem = held.problem.with_vectors(data)
+            # From now on solves share it; a single solve finds its own on the way.
+            scaling = find_scaling(problem, Watch()) if held.scaling is None else held.scaling
+            arguments = held.arguments | copy.deepcopy(data)
+            self._state = _State(problem, arguments, held.analysis, scaling)
             return
         for name in data.keys() & {"H", "A", "C"}:
-            size, given = getattr(self.problem, name).shape, getattr(data[name], "shape", ())
+            size, given = getattr(held.problem, name).shape, getattr(data[name], "shape", ())
             # What else an argument may be is judged with the others.
             if len(given) == 2 and given != size:
                 raise PatternError(
                     f"{name}: expected the shape {size} that the solver was made for, got {given}."
                 )
-        arguments = {**self._arguments, **data}
-        problem = QP(**arguments)
-        sizes = (self.problem.n, self.problem.n_eq, self.problem.n_in)
+        arguments = held.arguments | data
+        problem = read_qp(arguments)
+        sizes = (held.problem.n, held.problem.n_eq, held.problem.n_in)
         if (problem.n, problem.n_eq, problem.n_in) != sizes:
             raise PatternError(
                 f"{', '.join(data)}: expected the sizes (n, n_eq, n_in) = {sizes} that the solver "
@@ -124,18 +138,19 @@ class Solver:
             )
         anew = False
         for name in ("H", "A", "C"):
-            mine, its = getattr(self.problem, name), getattr(problem, name)
+            mine, its = getattr(held.problem, name), getattr(problem, name)
             same = np.array_equal(mine.p, its.p) and np.array_equal(mine.i, its.i)
             given = arguments[name]
             if not same and (scipy.sparse.issparse(given) or isinstance(given, Sparse)):
-                self.problem.require_pattern(name, problem)
+                held.problem.require_pattern(name, problem)
             anew = anew or not same
-        analysis = analyse_qp(problem) if anew else self._analysis
+        watch = Watch()
+        analysis = analyse_qp(problem, watch) if anew else held.analysis
         if "H" in data:
-            _require_convex(problem, analysis)
+            _require_convex(problem, analysis, watch)
         # Nothing has changed before all of it has been found good.
-        self._arguments.update(copy.deepcopy(data))
-        self.problem, self._analysis, self._scaling = problem, analysis, None
+        arguments = held.arguments | copy.deepcopy(data)
+        self._state = _State(problem, arguments, analysis, scaling=None)
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given.
@@ -144,21 +159,32 @@ class Solver:
         ------
         ShapeError
             `warm_start` does not fit the QP, or is not finite.
+        TooLargeError
+            The solve would take more memory than there is.
         """
-        return _solve(self.problem, self._analysis, self.settings, warm_start, self._scaling)
+        qp, _, analysis, scaling = self._state
+        watch = _watch(self.settings)
+        warm = to_warm_start(warm_start, (qp.n, qp.n_eq, qp.n_in, qp.n), None)
+        out = new_output(qp)
+        run_time = run_solves(qp, analysis, self.settings, warm, watch, 1, out, scaling)
+        return _solution(qp, self.settings, out, run_time)
 
 
-def _solve(
-    qp: QP,
-    analysis: Analysis,
-    settings: Settings,
-    warm_start: WarmStartLike | None,
-    scaling: Scaling | None,
-) -> Solution:
-    """One solve, and its results for users."""
-    sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
-    warm = to_warm_start(warm_start, sizes, None)
-    out, run_time = run_solves(qp, analysis, settings, warm, threads=1, scaling=scaling)
+@functools.cache
+def _load() -> None:
+    """Compile the kernels of a solve, or load them: no time limit counts that."""
+    solve_qp([[2.0, 1.0], [1.0, 2.0]], np.ones(2))
+
+
+def _watch(settings: Settings) -> Watch:
+    """The clock of a call, started."""
+    if settings.time_limit < math.inf:
+        _load()
+    return Watch(settings.time_limit)
+
+
+def _solution(qp: QP, settings: Settings, out: Output, run_time: float) -> Solution:
+    """The results of one solve for users."""
     # The only sample of a call that has run out of time.
     code = TIME_LIMIT_REACHED if out.status[0] == NOT_RUN else int(out.status[0])
     certificate = None
@@ -189,8 +215,8 @@ def _solve(
     return Solution(qp, x, y, z, z_box, s_e, s_i, s_box, status, info, settings, certificate)
 
 
-def _require_convex(problem: QP, analysis: Analysis) -> None:
-    if find_nonconvex(problem, analysis)[0]:
+def _require_convex(problem: QP, analysis: Analysis, watch: Watch) -> None:
+    if find_nonconvex(problem, analysis, watch)[0]:
         raise NonconvexError(
             "H: expected a positive semidefinite matrix, got one with a negative eigenvalue."
         )
@@ -240,6 +266,8 @@ def solve_qp(
         is not positive definite, D_ii = max(|H_ii|, 1e-3 max|H|).
     SettingsError
         `settings` is of another type.
+    TooLargeError
+        The problem would take more memory than there is.
 
     References
     ----------
@@ -258,7 +286,15 @@ def solve_qp(
     ('SOLVED', array([0.5, 0.5]))
     """
     settings = to_settings(settings)
-    problem = QP(H, g, A, b, C, l, u, lb, ub)
-    analysis = analyse_qp(problem)
-    _require_convex(problem, analysis)
-    return _solve(problem, analysis, settings, warm_start, scaling=None)
+    watch = _watch(settings)
+    arguments = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
+    qp = read_qp(arguments)
+    warm = to_warm_start(warm_start, (qp.n, qp.n_eq, qp.n_in, qp.n), None)
+    out = new_output(qp)
+    try:
+        analysis = analyse_qp(qp, watch)
+        _require_convex(qp, analysis, watch)
+        run_time = run_solves(qp, analysis, settings, warm, watch, 1, out)
+    except OutOfTime:
+        run_time = watch.elapsed()
+    return _solution(qp, settings, out, run_time)

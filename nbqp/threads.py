@@ -11,10 +11,12 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from numbers import Integral
 from typing import TypeVar
+
+import numpy as np
 
 from nbqp.errors import SettingsError
 from nbqp.kernels.structure import Ints
@@ -22,12 +24,17 @@ from nbqp.kernels.structure import Ints
 SAMPLES_PER_THREAD = 8
 """Below this many samples a thread costs more than it gains."""
 WATCH_INTERVAL = 0.1
-"""Seconds between two looks at whether a long call is to stop."""
+"""Seconds between two looks at the clock: Ctrl-C waits for the next one on Windows."""
+MANY_BYTES = 2**26
+"""Which NumPy takes a noticeable time for."""
+LONG = 0.5
+"""Seconds: a call that may take longer minds Ctrl-C."""
 
 T = TypeVar("T")
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
+_loaded: set[object] = set()
 
 
 def _forget_pool() -> None:
@@ -65,19 +72,87 @@ def thread_count(batch: int, most: int | None) -> int:
     return min(int(most), max(1, batch // SAMPLES_PER_THREAD))
 
 
-def run_apart(task: Callable[[], T]) -> T:
-    """task(), in another thread if this is the main one, where signals are handled.
+class OutOfTime(Exception):
+    """The time limit has struck before there was anything to return."""
+
+
+class Watch:
+    """The clock of a call, and the flag by which it tells its kernels to stop.
+
+    Parameters
+    ----------
+    time_limit
+        Seconds from now on.
+
+    Attributes
+    ----------
+    abort : (1,) int64
+        Not 0 once kernels are to stop, which poll it.
+    timed : bool
+        Whether there is a time limit.
+    """
+
+    def __init__(self, time_limit: float = math.inf) -> None:
+        self.abort: Ints = np.zeros(1, dtype=np.int64)
+        self.timed = time_limit < math.inf
+        self._start = time.perf_counter()
+        self._end = self._start + time_limit
+
+    def elapsed(self) -> float:
+        """Seconds since the clock was started."""
+        return time.perf_counter() - self._start
+
+    def left(self) -> float:
+        """Seconds until the limit, 0 when it has struck."""
+        return max(0.0, self._end - time.perf_counter())
+
+    def stop(self) -> None:
+        """Tell the kernels to stop."""
+        self.abort[0] = 1
+
+    def stopped(self) -> bool:
+        """Whether they have been told."""
+        return bool(self.abort[0] != 0)
+
+    def needed(self, seconds: float) -> bool:
+        """Whether work of so many seconds, estimated, is to run where this thread can watch it."""
+        return self.timed or (seconds > LONG and _in_main_thread())
+
+
+def _in_main_thread() -> bool:
+    """Whether signals are handled in this thread."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def run_apart(task: Callable[[], T], watch: Watch) -> T:
+    """task(), in another thread if this is the main one or there is a time limit.
 
     A kernel that returns arrays ends by running Python code on them; an exception of Ctrl-C that is
     raised there crashes the process. Here it is raised at once, and the task's result is dropped.
+
+    Raises
+    ------
+    OutOfTime
+        As quickly where the time limit strikes.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not watch.timed and not _in_main_thread():
         return task()
     try:
         part = _shared_pool().submit(task)
     except RuntimeError:  # the interpreter is shutting down: no new threads
         return task()
+    try:
+        if not _wait([part], watch):
+            raise OutOfTime
+    except BaseException:
+        watch.stop()
+        raise
     return part.result()
+
+
+def run_outside_kernels(task: Callable[[], T], size: int) -> T:
+    """task(), apart where it works on so many bytes that Ctrl-C would wait: no operation of NumPy ends for it."""
+    return task() if size < MANY_BYTES else run_apart(task, Watch())
 
 
 def split_range(task: Callable[[int, int], None], size: int, threads: int) -> None:
@@ -100,32 +175,61 @@ def split_range(task: Callable[[int, int], None], size: int, threads: int) -> No
         raise errors[0]
 
 
-def split_range_watched(
-    task: Callable[[int, int], None], size: int, threads: int, time_limit: float, abort: Ints
-) -> None:
-    """`split_range` in other threads, while this one minds the clock and Ctrl-C.
+def load_kernel(kernel: object, task: Callable[[int, int], None]) -> None:
+    """Compile the kernel that the task calls, or load it, where this has not been done."""
+    if kernel not in _loaded:
+        task(0, 0)
+        _loaded.add(kernel)
 
-    Sets abort[0] after `time_limit` seconds, or on an exception such as `KeyboardInterrupt`, which
-    is raised again once the tasks, which poll it, have ended.
+
+def split_range_watched(
+    task: Callable[[int, int], None],
+    size: int,
+    threads: int,
+    watch: Watch,
+    seconds: float,
+    kernel: object,
+) -> None:
+    """`split_range`, in other threads if the watch is needed, while this one minds the clock and Ctrl-C.
+
+    The watch is told to stop when its time is over, or on an exception such as `KeyboardInterrupt`, which
+    is raised again once the tasks, which poll its flag, have ended.
+
+    Parameters
+    ----------
+    seconds
+        An estimate of all the work.
+    kernel
+        What the task calls: compiled, or loaded, in this thread, where Ctrl-C ends that too.
     """
+    if not watch.needed(seconds):
+        split_range(task, size, threads)
+        return
+    load_kernel(kernel, task)
     edges = _edges(size, threads)
-    end_time = time.perf_counter() + time_limit
     try:
         parts = [_shared_pool().submit(task, *edge) for edge in itertools.pairwise(edges)]
     except RuntimeError:  # the interpreter is shutting down: no new threads
         task(0, size)
         return
     try:
-        while wait(parts, min(WATCH_INTERVAL, max(0.0, end_time - time.perf_counter()))).not_done:
-            if time.perf_counter() >= end_time:
-                abort[0] = 1
-                end_time = math.inf
+        if not _wait(parts, watch):
+            watch.stop()
+            wait(parts)
     except BaseException:
-        abort[0] = 1
+        watch.stop()
         wait(parts)
         raise
     for part in parts:
         part.result()
+
+
+def _wait(parts: Sequence[Future[T]], watch: Watch) -> bool:
+    """Wait until the parts have ended or the time is over; returns whether they have ended."""
+    while wait(parts, min(WATCH_INTERVAL, watch.left())).not_done:
+        if watch.left() == 0.0:
+            return False
+    return True
 
 
 def _edges(size: int, threads: int) -> list[int]:

@@ -243,7 +243,7 @@ def _project_multipliers(
         for j in range(n):
             x[j] += dx[j]
         settled = largest(dx) <= SETTLED * largest(x)
-        if settled:
+        if settled or system.abort[0] != 0:
             break
     _row_products(pattern, A, C, x, Ax, Mx)
     for i in range(n_eq):
@@ -268,9 +268,9 @@ def any_open(code):
 
 
 @kernel
-def scale_for_adjoint(pattern, scaling, H, A, C, problem):
+def scale_for_adjoint(pattern, scaling, H, A, C, abort, problem):
     """Fill the matrices, scales and units of `problem`: those of the QP with g = 0."""
-    copy_scaling(pattern, scaling, H, A, C, problem)
+    copy_scaling(pattern, scaling, H, A, C, abort, problem)
     problem.g[:] = 0.0
     c = scale_cost(pattern, H, problem.g, problem.D)
     scale_hessian(pattern, H, c, problem)
@@ -349,6 +349,7 @@ def solve_kkt_range(
     r_s,
     closest,
     adjoint,
+    abort,
     begin,
     end,
     solution,
@@ -361,8 +362,8 @@ def solve_kkt_range(
     sample. side (batch, n_in), side_box (batch, n): from `active_sides`. r: `Point` of right-hand
     sides (batch * count, .), those of a sample after one another, whose inactive rows do not count; r_s:
     `Shifts`, -dL/ds, of which V counts. closest (batch), bool: whether some shift is not 0. adjoint:
-    whether the adjoint is asked for; otherwise samples with null vectors are left to the caller. All
-    these are not modified.
+    whether the adjoint is asked for; otherwise samples with null vectors are left to the caller. abort (1):
+    stop when not 0; what is overwritten then means nothing. All these are not modified.
 
     Rows of solution, a `Point` with b2 for its multipliers, of b4 (batch * count, n) and entries of code
     (batch, count), where that is OPEN, are overwritten: REGULAR, or SINGULAR where the answer is not
@@ -372,7 +373,7 @@ def solve_kkt_range(
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
     problem = new_problem(0.0, pattern)
-    system = new_system(0.0, pattern, factor)
+    system = new_system(0.0, pattern, factor, abort)
     point = new_iterate(0.0, pattern)
     rows = new_iterate(0.0, pattern)
     no_H = np.zeros(len(pattern.Hi))
@@ -381,6 +382,8 @@ def solve_kkt_range(
     for k in range(begin, end):
         if not any_open(code[k]):
             continue
+        if abort[0] != 0:
+            return
         A = sample(data.A, k)
         C = sample(data.C, k)
         usable = adjoint or not closest[k]
@@ -388,7 +391,7 @@ def solve_kkt_range(
         if usable:
             if len(scaling.D) == 0 or not scaled:
                 # A shared scaling belongs to matrices that are shared: the first sample's serve all.
-                scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, problem)
+                scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, abort, problem)
                 scaled = True
             set_active_weights(side[k], side_box[k], system.w)
             usable = factor_kkt(pattern, factor, entries, problem, system) == 0
@@ -399,6 +402,8 @@ def solve_kkt_range(
         for i in range(count):
             if code[k, i] != OPEN:
                 continue
+            if abort[0] != 0:
+                return
             code[k, i] = SINGULAR
             if not usable:
                 continue
@@ -433,6 +438,8 @@ def solve_kkt_range(
         for i in range(count):
             if code[k, i] != UNPROJECTED:
                 continue
+            if abort[0] != 0:
+                return
             row = k * count + i
             settled = _project_multipliers(
                 pattern,

@@ -39,6 +39,7 @@ def solve_kkt_lanes_range(
     r,
     r_s,
     closest,
+    abort,
     begin,
     end,
     solution,
@@ -56,7 +57,7 @@ def solve_kkt_lanes_range(
     problem = new_problem(0.0, pattern)
     point = new_iterate(0.0, pattern)
     wide = new_problem(splat(0.0), pattern)
-    system = new_system(splat(0.0), pattern, factor)
+    system = new_system(splat(0.0), pattern, factor, abort)
     w = np.empty(m)
     r1 = np.empty((WIDTH, pattern.n))
     r2 = np.empty((WIDTH, pattern.n_eq))
@@ -69,7 +70,7 @@ def solve_kkt_lanes_range(
     own_matrices = len(scaling.D) == 0
     loaded = False
     following = begin
-    while following < end:
+    while following < end and abort[0] == 0:
         count = 0
         while count < WIDTH and following < end:
             k = following
@@ -84,6 +85,7 @@ def solve_kkt_lanes_range(
                     sample(data.H, k),
                     sample(data.A, k),
                     sample(data.C, k),
+                    abort,
                     problem,
                 )
                 put(problem.H, wide.H, count)
@@ -106,6 +108,8 @@ def solve_kkt_lanes_range(
         r2[count:] = 0.0
         r3[count:] = 0.0
         for i in range(code.shape[1]):
+            if abort[0] != 0:
+                return
             for lane in range(count):
                 k = members[lane]
                 take_scales(wide, lane, problem)

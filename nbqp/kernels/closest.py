@@ -228,7 +228,7 @@ def run_closest(ws, options, elastic):
     steps = ws.limits.steps
     max_steps = ws.limits.max_steps
     outer = ws.limits.outer
-    abort = ws.limits.abort
+    abort = ws.system.abort
     rho = system.rho
     tol = work.tol
     res = work.res

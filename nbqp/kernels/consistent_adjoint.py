@@ -123,8 +123,11 @@ def _divide_columns(L, columns):
 
 
 @kernel
-def _solve_consistent(pattern, H, A, C, kinds, r_x, r, r_s, b1, b2, b4):
-    """Solve for one sample; r, r_s, b2: all rows. Returns whether the system is consistent."""
+def _solve_consistent(pattern, H, A, C, kinds, r_x, r, r_s, abort, b1, b2, b4):
+    """Solve for one sample; r, r_s, b2: all rows. Returns whether the system is consistent.
+
+    abort (1): once it is not 0 the answer means nothing.
+    """
     n = pattern.n
     Hp = pattern.Hp
     Hi = pattern.Hi
@@ -175,8 +178,8 @@ def _solve_consistent(pattern, H, A, C, kinds, r_x, r, r_s, b1, b2, b4):
     _divide_columns(L4, columns[n : 2 * n])
     order = np.empty(len(columns), dtype=np.int64)
     p = np.empty(len(columns))
-    rank = triangularise(columns, order, rhs, RCOND)
-    if not np.sqrt(dot(rhs[rank:], rhs[rank:])) <= CONSISTENT * size:
+    rank = triangularise(columns, order, rhs, RCOND, abort)
+    if abort[0] != 0 or not np.sqrt(dot(rhs[rank:], rhs[rank:])) <= CONSISTENT * size:
         return False
     least_norm(columns, order, rank, rhs, p)
     _solve_upper(L1, p[:n])
@@ -197,13 +200,14 @@ def _solve_consistent(pattern, H, A, C, kinds, r_x, r, r_s, b1, b2, b4):
 
 @entry
 def solve_consistent_range(
-    pattern, data, side, side_box, r, r_s, largest_dense, begin, end, solution, b4, code
+    pattern, data, side, side_box, r, r_s, largest_dense, abort, begin, end, solution, b4, code
 ):
     """Solve for those right-hand sides of the samples begin..end-1 whose code is SINGULAR.
 
     data, side, side_box, r, r_s: see `adjoint.solve_kkt_range`; not modified. Rows of solution and b4
     and entries of code are overwritten where the system is consistent and has at most largest_dense
-    unknowns; the code of others stays SINGULAR, and their rows mean nothing.
+    unknowns; the code of others stays SINGULAR, and their rows mean nothing. abort (1), not modified: stop
+    when not 0; all rows mean nothing then.
     """
     n = pattern.n
     n_eq = pattern.n_eq
@@ -218,6 +222,8 @@ def solve_consistent_range(
         k = row // count
         if code[k, row % count] != SINGULAR:
             continue
+        if abort[0] != 0:
+            return
         unknowns = n
         for i in range(rows):
             kinds[i] = HELD
@@ -244,6 +250,7 @@ def solve_consistent_range(
             r.x[row],
             r_rows,
             s_rows,
+            abort,
             solution.x[row],
             b2,
             b4[row],

@@ -20,9 +20,9 @@ LEAST_DIAGONAL = 1e-3
 
 
 @kernel
-def _decoupled(like, pattern, factor):
-    """A system whose matrix is that of H + TOLERANCE I, all rows decoupled."""
-    system = new_system(like, pattern, factor)
+def _decoupled(like, pattern, factor, abort):
+    """A system whose matrix is that of H + TOLERANCE I, all rows decoupled; abort (1) is watched."""
+    system = new_system(like, pattern, factor, abort)
     system.rho[0] = TOLERANCE
     system.mu_e[:] = DECOUPLED
     system.w[:] = np.inf
@@ -63,32 +63,38 @@ def _scale(pattern, H, root, scaled):
 
 
 @entry
-def mark_nonconvex(pattern_values, factor_values, entries_values, H, begin, end, nonconvex):
+def mark_nonconvex(pattern_values, factor_values, entries_values, H, abort, begin, end, nonconvex):
     """nonconvex[k] = whether H[k] + TOLERANCE D, D of `_scale`, has a pivot that is not positive.
 
     The KKT matrix with all its rows decoupled is factorised, on its own pattern.
-    H (batch, nnz): not modified. nonconvex (batch): rows begin..end-1 are overwritten.
+    H (batch, nnz): not modified. nonconvex (batch): rows begin..end-1 are overwritten, those that are
+    left where abort (1) is not 0 any more excepted.
     """
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
-    system = _decoupled(0.0, pattern, factor)
+    system = _decoupled(0.0, pattern, factor, abort)
     A = np.zeros(len(pattern.Ai))
     C = np.zeros(len(pattern.Ci))
     root = np.empty(pattern.n)
     scaled = np.empty(len(pattern.Hi))
     for k in range(begin, end):
         _scale(pattern, H[k], root, scaled)
-        nonconvex[k] = factor_system(pattern, factor, entries, scaled, A, C, system) > 0
+        replaced = factor_system(pattern, factor, entries, scaled, A, C, system)
+        if abort[0] != 0:
+            return
+        nonconvex[k] = replaced > 0
 
 
 @entry
-def mark_nonconvex_lanes(pattern_values, factor_values, entries_values, H, begin, end, nonconvex):
+def mark_nonconvex_lanes(
+    pattern_values, factor_values, entries_values, H, abort, begin, end, nonconvex
+):
     """`mark_nonconvex` for eight matrices at a time."""
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
-    system = _decoupled(splat(0.0), pattern, factor)
+    system = _decoupled(splat(0.0), pattern, factor, abort)
     A = zeros(splat(0.0), len(pattern.Ai))
     C = zeros(splat(0.0), len(pattern.Ci))
     wide = zeros(splat(0.0), len(pattern.Hi))
@@ -96,6 +102,8 @@ def mark_nonconvex_lanes(pattern_values, factor_values, entries_values, H, begin
     scaled = np.empty(len(pattern.Hi))
     replaced = np.empty(WIDTH)
     for first in range(begin, end, WIDTH):
+        if abort[0] != 0:
+            return
         count = min(end - first, WIDTH)
         for lane in range(count):
             _scale(pattern, H[first + lane], root, scaled)

@@ -21,6 +21,8 @@ from nbqp.kernels.triangular import solve_permuted
 
 # Diagonal of a decoupled row: its column of L becomes entries of at most 1e-100.
 DECOUPLED = 1e100
+# Values of L that are set to zero between two looks at whether to stop.
+CLEARED = 2**20
 # Refinement steps: the factor has only rounding against it here.
 REFINEMENTS = 4
 
@@ -153,6 +155,15 @@ def _mark_stale(pattern, factor, entries, system):
 
 
 @kernel
+def _clear(L, abort):
+    """Overwrite L by zeros, unless abort[0] is set: at first the system has to find memory for them."""
+    for begin in range(0, len(L), CLEARED):
+        if abort[0] != 0:
+            return
+        L[begin : begin + CLEARED] = 0.0
+
+
+@kernel
 def _place(places, values, L):
     """Write the values of a matrix to their places in L; an entry whose mirror image is there has none."""
     for p in range(len(places)):
@@ -180,7 +191,8 @@ def refactor_system(pattern, factor, entries, H, A, C, system):
     H, A, C: values on the pattern, those of the last time (not modified). The stale panels of system.L
     and pivots, and the workspaces local and product, are overwritten: the factor is that of
     `factor_system`, bit for bit. Returns how many panels these are, and how many of their pivots were
-    replaced; system.factorizations is raised unless there is none.
+    replaced; system.factorizations is raised unless there is none. Where system.abort is not 0
+    afterwards there is no factor.
     """
     val_ptr = factor.val_ptr
     diagonal = entries.diagonal
@@ -194,7 +206,7 @@ def refactor_system(pattern, factor, entries, H, A, C, system):
     if count == 0:
         return 0, 0
     if count == len(stale):
-        L[:] = 0.0
+        _clear(L, system.abort)
         _place(entries.H, H, L)
         _place(entries.A, A, L)
         _place(entries.C, C, L)
@@ -210,8 +222,10 @@ def refactor_system(pattern, factor, entries, H, A, C, system):
             L[diagonal[k]] += factored[k]
     system.factorizations[0] += 1
     replaced = factorise(
-        factor, system.expected, stale, L, system.pivots, system.local, system.product
+        factor, system.expected, stale, L, system.pivots, system.local, system.product, system.abort
     )
+    if system.abort[0] != 0:
+        outdate_factor(system)
     return count, replaced
 
 
@@ -245,7 +259,8 @@ def factor_system(pattern, factor, entries, H, A, C, system):
     """Assemble the KKT matrix for the system's rho, mu_e and w, and factorise it.
 
     As `refactor_system`, but of any H, A and C, and all panels are overwritten. Of eight systems
-    factorizations, factored and stale are left alone. Returns how many pivots were replaced.
+    factorizations, factored and stale are left alone. Returns how many pivots were replaced. Where
+    system.abort is not 0 afterwards there is no factor.
     """
     return _factor(pattern, factor, entries, H, A, C, system)
 
@@ -348,7 +363,7 @@ def solve_system(pattern, factor, H, A, C, system, tolerance):
     error = _residual(pattern, H, A, C, system, 1.0)
     going = error > tolerance * size
     for _ in range(REFINEMENTS):
-        if not any_of(going):
+        if not any_of(going) or system.abort[0] != 0:
             break
         _refine(pattern, factor, system, going)
         previous = error
@@ -393,7 +408,7 @@ def solve_blocks(pattern, factor, problem, system, dual_tolerance, primal_tolera
     worst = maximum(dual / dual_tolerance, primal / primal_tolerance)
     going = worst > 1.0
     for _ in range(REFINEMENTS):
-        if not any_of(going):
+        if not any_of(going) or system.abort[0] != 0:
             break
         _refine(pattern, factor, system, going)
         _residual(pattern, H, A, C, system, 1.0)
@@ -446,7 +461,7 @@ def refine_unregularised(pattern, factor, H, A, C, system, tolerance, steps):
     error = _residual(pattern, H, A, C, system, 0.0)
     going = error > tolerance * size
     for _ in range(steps):
-        if not any_of(going):
+        if not any_of(going) or system.abort[0] != 0:
             break
         _refine(pattern, factor, system, going)
         previous = error

@@ -235,13 +235,14 @@ def factor_panel(L, at, m, width, D, expected, W):
 
 
 @kernel
-def factorise(factor, expected, stale, L, D, local, work):
+def factorise(factor, expected, stale, L, D, local, work, abort):
     """Overwrite the values of K by those of its LDL' factor, in the panels that are stale.
 
     factor: symbolic factorisation. expected (N): sign of each pivot, in pivot order. stale: of each
     panel; those that a stale one updates are stale too, and the others hold their factor already.
     L (nnz + WIDTH): K's values where `locate` puts them, zeros elsewhere; overwritten. D (N): overwritten.
     local (N), int64, and work ((N + PANEL) * PANEL): workspaces. Returns the number of replaced pivots.
+    abort (1), not modified: once it is not 0 the rest is left undone, and L is no factor.
     """
     first = factor.first
     row_ptr = factor.row_ptr
@@ -265,6 +266,8 @@ def factorise(factor, expected, stale, L, D, local, work):
         for i in range(size):
             local[all_rows[r0 + i]] = i
         for e in range(update_ptr[J], update_ptr[J + 1]):
+            if abort[0] != 0:
+                return replaced
             K = update_panel[e]
             p1 = update_first[e]
             q = update_last[e] - p1

@@ -88,7 +88,7 @@ def _exchange_rows(ws):
     system = ws.system
     steps = ws.limits.steps
     max_steps = ws.limits.max_steps
-    abort = ws.limits.abort
+    abort = ws.system.abort
     active = ws.work.active
     mu = ws.work.mu
     g = norm.g
@@ -113,6 +113,8 @@ def _exchange_rows(ws):
         for i in range(len(w)):
             w[i] = mu[i] if active[i] != 0 else np.inf
         refactor_system(pattern, ws.factor, ws.entries, norm.H, norm.A, norm.C, system)
+        if abort[0] != 0:
+            return
         steps[0] += 1
         solve_system(pattern, ws.factor, norm.H, norm.A, norm.C, system, SOLVE_TOLERANCE)
         t = 1.0

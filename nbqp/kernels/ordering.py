@@ -120,11 +120,13 @@ def _same_neighbours(i, j, start, length, elements, lists, mark, stamp):
 
 
 @kernel
-def approximate_minimum_degree(N, Kp, Ki, perm):
+def approximate_minimum_degree(N, Kp, Ki, most, abort, perm):
     """Overwrite perm (N) by an order of elimination: perm[k] = index eliminated k-th.
 
     Kp (N+1), Ki (nnz), int64, not modified: upper triangle of the pattern by columns, without
     duplicates; diagonal entries are optional. Ties fall to the node inserted last: deterministic.
+    Returns the entries of L, its diagonal included, of all nodes but dense ones, and whether it went to the end:
+    it stops where these will be more than `most`, of which so many are known, or abort (1) is not 0.
     """
     start = np.empty(N, dtype=np.int64)
     length = np.empty(N, dtype=np.int64)
@@ -152,6 +154,7 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
     count = 0
     done = 0
     stamp = 0
+    entries = 0
 
     dense = max(16.0, DENSE_ROOTS * np.sqrt(N), DENSE_MEANS * used / max(N, 1))
     postponed = 0
@@ -167,6 +170,8 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
 
     lowest = 0
     while done < remaining:
+        if abort[0] != 0:
+            return entries, False
         while head[lowest] == -1:
             lowest += 1
         me = head[lowest]
@@ -203,6 +208,10 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
         size = 0
         for p in range(begin, used):
             size += weight[lists[p]]
+        # Whatever comes first of a clique, all of its pairs are entries.
+        least = entries + (size + weight[me]) * (size + weight[me] + 1) // 2
+        if least > most:
+            return least, False
 
         # |Le \ Lme| for every element that a variable of me sees.
         stamp += 1
@@ -299,6 +308,7 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
         length[me] = kept
         degree[me] = size
         used = begin + kept
+        entries += weight[me] * (weight[me] + 1) // 2 + weight[me] * size
         weight[me] = 0
         if kept == 0:
             alive[me] = False
@@ -312,3 +322,4 @@ def approximate_minimum_degree(N, Kp, Ki, perm):
             k += 1
             i = member[i]
         sort_ascending(perm[first:k])
+    return entries, True

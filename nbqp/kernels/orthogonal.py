@@ -42,12 +42,12 @@ def _reflect(v, tau, y):
 
 
 @kernel
-def triangularise(columns, order, rhs, rcond):
+def triangularise(columns, order, rhs, rcond, abort):
     """Householder QR with column pivoting; returns the rank.
 
     columns (n, m), a row for each column of K: overwritten by R and the reflections. order (n):
     overwritten by the pivoting. rhs (m): overwritten by Q'rhs. Diagonal entries of R below rcond
-    times the first count as zero.
+    times the first count as zero. abort (1), not modified: once it is not 0 the rest is left undone.
     """
     n, m = columns.shape
     norms = np.empty(n)
@@ -58,6 +58,8 @@ def triangularise(columns, order, rhs, rcond):
         start[j] = norms[j]
     first = 0.0
     for k in range(min(m, n)):
+        if abort[0] != 0:
+            return k
         best = k
         for j in range(k + 1, n):
             if norms[j] > norms[best]:

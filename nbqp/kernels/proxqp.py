@@ -338,7 +338,7 @@ def solve_range(
         if out.status[k] != NOT_RUN or abort[0] != 0:
             continue
         qp = sample_data(data, k)
-        copy_scaling(pattern, scaling, qp.H, qp.A, qp.C, ws.problem)
+        copy_scaling(pattern, scaling, qp.H, qp.A, qp.C, abort, ws.problem)
         scale_problem(pattern, qp, ws.problem, own_rows or not scaled)
         scaled = True
         limits.steps[0] = out.iter[k]

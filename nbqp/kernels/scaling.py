@@ -64,8 +64,11 @@ def _apply_norms(norms, D):
 
 
 @kernel
-def equilibrate(pattern, H, A, C, D, E, F):
-    """Ruiz's sweeps. H, A, C: values on the pattern, not modified. D, E, F: overwritten."""
+def equilibrate(pattern, H, A, C, abort, D, E, F):
+    """Ruiz's sweeps. H, A, C: values on the pattern, not modified. D, E, F: overwritten.
+
+    abort (1), not modified: no further sweep once it is not 0. Any scales are valid.
+    """
     n = pattern.n
     Hp = pattern.Hp
     Hi = pattern.Hi
@@ -91,21 +94,21 @@ def equilibrate(pattern, H, A, C, D, E, F):
         worst = _apply_norms(columns, D)
         worst = max(worst, _apply_norms(rows_A, E))
         worst = max(worst, _apply_norms(rows_C, F))
-        if worst < 0.1:
+        if worst < 0.1 or abort[0] != 0:
             break
 
 
 @entry
-def shared_scaling(pattern, H, A, C, scaling):
-    """Set a `Scaling` (1, .) that serves all QPs with these matrices: values on the pattern."""
-    equilibrate(pattern, H, A, C, scaling.D[0], scaling.E[0], scaling.F[0])
+def shared_scaling(pattern, H, A, C, abort, scaling):
+    """Set a `Scaling` (1, .) that serves all QPs with these matrices: values on the pattern; see `equilibrate`."""
+    equilibrate(pattern, H, A, C, abort, scaling.D[0], scaling.E[0], scaling.F[0])
 
 
 @kernel
-def copy_scaling(pattern, scaling, H, A, C, problem):
-    """Set D, E, F of `problem` from `scaling`, or by equilibration where it is empty."""
+def copy_scaling(pattern, scaling, H, A, C, abort, problem):
+    """Set D, E, F of `problem` from `scaling`, or by `equilibrate` where it is empty."""
     if len(scaling.D) == 0:
-        equilibrate(pattern, H, A, C, problem.D, problem.E, problem.F)
+        equilibrate(pattern, H, A, C, abort, problem.D, problem.E, problem.F)
     else:
         copy(scaling.D[0], problem.D)
         copy(scaling.E[0], problem.E)

@@ -182,7 +182,7 @@ def run_semismooth(ws, options, mu, rho):
     steps = ws.limits.steps
     max_steps = ws.limits.max_steps
     outer = ws.limits.outer
-    abort = ws.limits.abort
+    abort = ws.system.abort
     system_rho = system.rho
     tol = work.tol
     res = work.res

@@ -354,7 +354,7 @@ def _fill(ws, waiting, queue, data, scaling, warm, options, end, own_rows, out):
         # A shared scaling belongs to matrices that are shared.
         with_rows = own_rows or not queue.seen[place]
         qp = sample_data(data, k)
-        copy_scaling(ws.pattern, scaling, qp.H, qp.A, qp.C, ws.problem)
+        copy_scaling(ws.pattern, scaling, qp.H, qp.A, qp.C, ws.system.abort, ws.problem)
         scale_problem(ws.pattern, qp, ws.problem, with_rows)
         _put_problem(ws.problem, waiting.problem, place, with_rows)
         queue.sample[place] = k
@@ -363,6 +363,10 @@ def _fill(ws, waiting, queue, data, scaling, warm, options, end, own_rows, out):
     if queue.length[0] > 0:
         regularise(waiting)
         start_smoothed(waiting)
+        if waiting.system.abort[0] != 0:
+            # They have no first points.
+            queue.length[0] = 0
+            return
         _measure(waiting, options, queue.total, queue.count)
         waiting.work.lowest[:] = np.inf
 

@@ -275,6 +275,8 @@ def take_step(ws, elastic, share, total, count):
     separate = len(problem.H) == 0 and elastic == 0.0
     set_row_weights(problem, barrier, ws.work.mu, system.w)
     factor_system(pattern, ws.factor, ws.entries, problem.H, problem.A, problem.C, system)
+    if system.abort[0] != 0:
+        return
     set_targets(problem, barrier, 0.0, 0.0)
     _set_right_side(ws, elastic)
     # The predictor only says how far to aim, and is not refined.
@@ -373,7 +375,7 @@ def run_smoothed(ws, options, loose, elastic):
     work = ws.work
     steps = ws.limits.steps
     max_steps = ws.limits.max_steps
-    abort = ws.limits.abort
+    abort = ws.system.abort
     res = work.res
     tol = work.tol
     lowest = work.lowest

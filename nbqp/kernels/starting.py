@@ -36,7 +36,10 @@ def regularise(ws):
 
 @kernel
 def _least_squares_point(ws):
-    """Set ws.it to the least-squares point of the rows, multipliers included, with its products."""
+    """Set ws.it to the least-squares point of the rows, multipliers included, with its products.
+
+    It is left as it is where the solve is aborted.
+    """
     pattern = ws.pattern
     problem = ws.problem
     it = ws.it
@@ -54,6 +57,8 @@ def _least_squares_point(ws):
         free = (lo[i] == -np.inf) & (hi[i] == np.inf)
         w[i] = where(free, np.inf, where(lo[i] == hi[i], mu[i], 1.0))
     factor_system(pattern, ws.factor, ws.entries, problem.H, problem.A, problem.C, system)
+    if system.abort[0] != 0:
+        return
     for j in range(pattern.n):
         r1[j] = -g[j]
     for i in range(pattern.n_eq):

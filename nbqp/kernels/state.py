@@ -105,6 +105,7 @@ class System:
     product: Floats
     local: Ints
     factorizations: Ints  # (1,) how many so far
+    abort: Ints  # (1,) set from outside: 0 run on, otherwise stop
 
 
 @struct
@@ -140,7 +141,6 @@ class Limits:
     max_steps: Ints
     outer: Ints  # outer (proximal) steps so far
     most_changed: Ints  # rows that may change sides in a Newton step, or it is the phase's last
-    abort: Ints  # set from outside: 0 run on, otherwise stop
 
 
 @struct
@@ -223,14 +223,13 @@ def new_workspace(like, pattern, factor, entries, abort):
         new_iterate(like, pattern),
         new_barrier(like, pattern.n_in + pattern.n),
         new_shift(like, pattern),
-        new_system(like, pattern, factor),
+        new_system(like, pattern, factor, abort),
         new_work(like, pattern),
         Limits(
             np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
             np.full(1, pattern.n_in + pattern.n, dtype=np.int64),
-            abort,
         ),
     )
 
@@ -285,8 +284,8 @@ def new_kept_point(like, pattern):
 
 
 @kernel
-def new_system(like, pattern, factor):
-    """`System` of a pattern's sizes, with the expected signs of its pivots."""
+def new_system(like, pattern, factor, abort):
+    """`System` of a pattern's sizes, with the expected signs of its pivots; abort (1) is watched."""
     n_in = pattern.n_in
     val_ptr = factor.val_ptr
     perm = factor.perm
@@ -324,6 +323,7 @@ def new_system(like, pattern, factor):
         empty(like, (N + PANEL) * PANEL),
         np.empty(3 * N, dtype=np.int64),
         np.zeros(1, dtype=np.int64),
+        abort,
     )
 
 

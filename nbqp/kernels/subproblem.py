@@ -213,7 +213,7 @@ def minimise(ws, problem, it, centre, tolerance):
     work = ws.work
     steps = ws.limits.steps
     max_steps = ws.limits.max_steps
-    abort = ws.limits.abort
+    abort = ws.system.abort
     dx = system.dx
     dy = system.dy
     dz = system.dz
@@ -241,6 +241,8 @@ def minimise(ws, problem, it, centre, tolerance):
         remade, _ = refactor_system(
             pattern, ws.factor, ws.entries, problem.H, problem.A, problem.C, system
         )
+        if abort[0] != 0:
+            break
         if remade > 0:
             steps[0] += 1
             repeated = 0

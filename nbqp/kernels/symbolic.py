@@ -357,13 +357,21 @@ def schedule_updates(N, first, row_ptr, rows):
 
 
 @entry
-def analyse(N, Kp, Ki):
-    """Order a symmetric matrix and plan its factorisation.
+def order_columns(N, Kp, Ki, most, abort, perm):
+    """Overwrite perm (N) by an order of elimination of a symmetric matrix.
 
-    Kp (N+1), Ki (nnz), int64: upper triangle by columns, diagonal optional (not modified).
-    Returns a `Factor`.
+    Kp (N+1), Ki (nnz), int64: upper triangle by columns, diagonal optional (not modified). Returns how
+    many entries its factor has, unless it stops early: see `approximate_minimum_degree`.
     """
-    perm = np.empty(N, dtype=np.int64)
+    return approximate_minimum_degree(N, Kp, Ki, most, abort, perm)
+
+
+@entry
+def plan_factor(N, Kp, Ki, perm):
+    """Plan the factorisation of a symmetric matrix in an order of elimination, or an equivalent one.
+
+    N, Kp, Ki, perm: as of `order_columns`; the last one is overwritten. Returns a `Factor`.
+    """
     position = np.empty(N, dtype=np.int64)
     parent = np.empty(N, dtype=np.int64)
     order = np.empty(N, dtype=np.int64)
@@ -371,7 +379,6 @@ def analyse(N, Kp, Ki):
     Up = np.empty(N + 1, dtype=np.int64)
     Ui = np.empty(len(Ki), dtype=np.int64)
 
-    approximate_minimum_degree(N, Kp, Ki, perm)
     for k in range(N):
         position[perm[k]] = k
     permute_upper(N, Kp, Ki, position, Up, Ui)

@@ -10,6 +10,7 @@ import nbqp
 from nbqp.analysis import analyse_qp
 from nbqp.convexity import find_nonconvex
 from nbqp.problem import QP
+from nbqp.threads import Watch
 
 TOLERANCE, LEAST_DIAGONAL = 1e-10, 1e-3
 """As `nbqp.solve_qp` documents them."""
@@ -42,7 +43,7 @@ def nonconvex(H: Array) -> set[bool]:
         QP(sp.csc_array(H), g),
         QP(np.stack([np.eye(len(H)), H, np.eye(len(H))]), many, batch=True),
     )
-    found = [find_nonconvex(qp, analyse_qp(qp)) for qp in problems]
+    found = [find_nonconvex(qp, analyse_qp(qp, Watch()), Watch()) for qp in problems]
     assert list(found[2][[0, 2]]) == [False, False]
     return {bool(found[0][0]), bool(found[1][0]), bool(found[2][1])}
 

@@ -12,9 +12,15 @@ from scipy.sparse.linalg import splu
 from nbqp.kernels.jit import entry
 from nbqp.kernels.kkt import kkt_pattern, locate_entries
 from nbqp.kernels.ldl import factorise
-from nbqp.kernels.ordering import approximate_minimum_degree
-from nbqp.kernels.structure import FactorReference
-from nbqp.kernels.symbolic import PANEL, analyse, column_counts, elimination_tree, locate
+from nbqp.kernels.structure import Factor, FactorReference, Ints
+from nbqp.kernels.symbolic import (
+    PANEL,
+    column_counts,
+    elimination_tree,
+    locate,
+    order_columns,
+    plan_factor,
+)
 from nbqp.kernels.triangular import solve_permuted
 from nbqp.kernels.vector import WIDTH
 from nbqp.problem import QP
@@ -49,12 +55,26 @@ def factor_and_solve(values, Kp, Ki, Kx, expected, rhs):
         x[k] = rhs[factor.perm[k]]
     stale = np.ones(len(factor.first) - 1, dtype=np.bool_)
     work = np.zeros((N + PANEL) * PANEL)
-    replaced = factorise(factor, signs, stale, L, D, np.zeros(N, dtype=np.int64), work)
+    local, abort = np.zeros(N, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    replaced = factorise(factor, signs, stale, L, D, local, work, abort)
     solve_permuted(factor, L, D, x, np.zeros(N + WIDTH))
     out = np.empty(N)
     for k in range(N):
         out[factor.perm[k]] = x[k]
     return out, L, D, replaced
+
+
+def order(N: int, Kp: Ints, Ki: Ints, perm: Ints, most: int = 2**62) -> tuple[int, bool]:
+    """Overwrites perm; how many entries L has, and whether perm is complete."""
+    entries, complete = order_columns(N, Kp, Ki, most, np.zeros(1, dtype=np.int64), perm)
+    return int(entries), bool(complete)
+
+
+def analyse(N: int, Kp: Ints, Ki: Ints) -> Factor:
+    """The symbolic factorisation."""
+    perm = np.empty(N, dtype=np.int64)
+    order(N, Kp, Ki, perm)
+    return plan_factor(N, Kp, Ki, perm)
 
 
 def factorised(K: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,11 +113,6 @@ def test_the_factorisation_solves_quasi_definite_systems(seed: int) -> None:
     x, _, _, replaced = factor_and_solve(factor, Kp, Ki, triangle.data, expected, rhs)
     assert replaced == 0
     np.testing.assert_allclose(K @ x, rhs, atol=1e-8)
-
-
-@entry
-def order(N, Kp, Ki, perm):
-    approximate_minimum_degree(N, Kp, Ki, perm)
 
 
 def superlu_entries(K: sp.csc_array) -> int:
@@ -144,6 +159,21 @@ def test_the_ordering_is_a_permutation_with_as_little_fill_as_superlu(
     order(len(perm), *upper(K), perm)
     assert sorted(perm) == list(range(len(perm)))
     assert entries_of_factor(K, perm) <= MOST_FILL * superlu_entries(K)
+
+
+@pytest.mark.parametrize("matrix", [random_pattern, kkt_matrix, grid])
+def test_the_entries_of_a_factor_are_counted_while_it_is_ordered(
+    matrix: Callable[[np.random.Generator], sp.csc_array],
+) -> None:
+    K = matrix(np.random.default_rng(5))
+    perm = np.empty(K.shape[0], dtype=np.int64)
+    entries, complete = order(len(perm), *upper(K), perm)
+    assert (entries, complete) == (entries_of_factor(K, perm), True)
+    assert order(len(perm), *upper(K), perm, most=entries) == (entries, True)
+    for most in (0, entries // 2, entries - 1):
+        least, complete = order(len(perm), *upper(K), perm, most=most)
+        assert not complete
+        assert most < least <= entries
 
 
 @entry

@@ -18,6 +18,7 @@ from nbqp.kernels.state import new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference
 from nbqp.kernels.vector import WIDTH, splat
 from nbqp.problem import QP
+from nbqp.threads import Watch
 from tests.core.infeasible import random_infeasible_mixture
 from tests.core.strategies import random_mixture
 
@@ -79,7 +80,7 @@ def solve_eight(pattern_values, factor_values, entries_values, H, A, C, w, r, d)
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
-    system = new_system(splat(0.0), pattern, factor)
+    system = new_system(splat(0.0), pattern, factor, np.zeros(1, dtype=np.int64))
     n, n_eq = pattern.n, pattern.n_eq
     wide_H = zeros(splat(0.0), len(H))
     wide_A = zeros(splat(0.0), len(A))
@@ -116,7 +117,7 @@ def test_eight_systems_have_the_solutions_of_numpy(
     w[rng.random(w.shape) < 0.3] = np.inf
     r = rng.standard_normal((WIDTH, n + n_eq + n_in + n))
     d = np.zeros_like(r)
-    solve_eight(*analyse_qp(qp), qp.H.values[0], qp.A.values[0], qp.C.values[0], w, r, d)
+    solve_eight(*analyse_qp(qp, Watch()), qp.H.values[0], qp.A.values[0], qp.C.values[0], w, r, d)
     rows = np.vstack([A, C, np.eye(n)])
     for k in range(WIDTH):
         kept = np.concatenate([np.full(n + n_eq, True), np.isfinite(w[k])])

@@ -45,7 +45,7 @@ SIDES = (
 def decompose_and_solve(columns, rhs, rcond, p):
     """The rank, and |rhs| outside the range; p is overwritten by the solution of least norm."""
     order = np.empty(len(columns), dtype=np.int64)
-    rank = triangularise(columns, order, rhs, rcond)
+    rank = triangularise(columns, order, rhs, rcond, np.zeros(1, dtype=np.int64))
     outside = np.sqrt(np.sum(rhs[rank:] ** 2))
     least_norm(columns, order, rank, rhs, p)
     return rank, outside
@@ -127,7 +127,7 @@ def solve_consistent(
     """b and b4, NaN where they are not written; code is overwritten."""
     found = Point(*(np.full_like(part, np.nan) for part in system.r))
     b4 = np.full_like(system.r.x, np.nan)
-    system_range = (*system[1:], largest, begin, len(code))
+    system_range = (*system[1:], largest, np.zeros(1, dtype=np.int64), begin, len(code))
     pattern, data = system.qp.pattern(), system.qp.data()
     solve_consistent_range(pattern, data, *system_range, found, b4, code[:, None])
     return found, b4

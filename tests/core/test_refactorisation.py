@@ -11,6 +11,7 @@ from nbqp.kernels.kkt import factor_system, refactor_system
 from nbqp.kernels.state import new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference
 from nbqp.problem import QP
+from nbqp.threads import Watch
 
 
 @entry
@@ -24,7 +25,7 @@ def factor_twice(pattern_values, factor_values, entries_values, H, A, C, weights
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
-    system = new_system(0.0, pattern, factor)
+    system = new_system(0.0, pattern, factor, np.zeros(1, dtype=np.int64))
     system.rho[0] = 1e-8
     system.mu_e[:] = 1e-6
     size = out.shape[1]
@@ -49,7 +50,7 @@ def joined_problems(count: int) -> QP:
 
 def stale_panels(qp: QP, changed: list[int]) -> tuple[int, int]:
     """How many panels are made anew when these stacked rows lose their weights; and how many exist."""
-    analysis = analyse_qp(qp)
+    analysis = analyse_qp(qp, Watch())
     weights = np.full((2, qp.n_in + qp.n), 1e-3)
     weights[1, changed] = np.inf
     out = np.zeros((3, analysis.factor.val_ptr[-1]))
