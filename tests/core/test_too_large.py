@@ -19,7 +19,6 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, left: float) -> None:
     for place in ("nbqp.memory", "nbqp.analysis"):
         monkeypatch.setattr(f"{place}.available_memory", lambda: left)
         monkeypatch.setattr(f"{place}.UNQUESTIONED", 0)
-    monkeypatch.setattr("nbqp.problem.UNQUESTIONED", 0)
 
 
 def dense(n: int) -> dict[str, Any]:
