@@ -26,8 +26,8 @@ ROUNDING = np.longdouble(1e-18)
 """Of a sum in extended precision, relative to its largest term."""
 DOUBLES = 1e-15
 """Rounding of a sum of products in doubles, relative to the sum of their magnitudes."""
-CURVATURE = 1e-10
-"""An eigenvalue of H below this multiple of its largest entry, with a minus, is to be refused."""
+CURVATURE, LEAST_DIAGONAL = 1e-10, 1e-3
+"""H is refused unless H + CURVATURE D is definite, D_ii = max(|H_ii|, LEAST_DIAGONAL max|H|)."""
 EPS_INFEASIBLE = 1e-10
 REFERENCE_EPS = 1e-9
 
@@ -285,9 +285,10 @@ def refusal_faults(data: Data, refused: bool) -> Iterator[str]:
         if refused:
             yield "refused H = 0"
         return
-    least = float(np.linalg.eigvalsh(data.H / size)[0])
+    root = np.sqrt(np.maximum(np.abs(np.diag(data.H)) / size, LEAST_DIAGONAL))
+    least = float(np.linalg.eigvalsh(data.H / size / root / root[:, None])[0])
     rounding = 1e-15 * len(data.H)
     if refused and least > -CURVATURE + rounding:
-        yield f"refused an H whose least eigenvalue is {least:.3g} of its largest entry"
+        yield f"refused an H whose least eigenvalue is {least:.3g} in units of its diagonal"
     if not refused and least < -CURVATURE - rounding:
-        yield f"took an H whose least eigenvalue is {least:.3g} of its largest entry"
+        yield f"took an H whose least eigenvalue is {least:.3g} in units of its diagonal"
