@@ -13,7 +13,7 @@ from nbqp.convexity import find_nonconvex
 from nbqp.execution import run_solves, to_warm_start
 from nbqp.kernels.residuals import batch_residuals
 from nbqp.kernels.status import NONCONVEX
-from nbqp.kernels.structure import Floats, Ints
+from nbqp.kernels.structure import Floats, Ints, Output
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import STATUSES, Certificate
@@ -101,6 +101,9 @@ class BatchSolution:
         return self._residuals()[:, 2]
 
 
+WarmStartLike = BatchSolution | tuple[Floats, Floats, Floats, Floats]
+
+
 def solve_batch(
     H: Matrix = None,
     g: Vector = None,
@@ -113,7 +116,7 @@ def solve_batch(
     ub: Vector = None,
     *,
     settings: Settings | None = None,
-    warm_start: BatchSolution | tuple[Floats, Floats, Floats, Floats] | None = None,
+    warm_start: WarmStartLike | None = None,
     threads: int | None = None,
 ) -> BatchSolution:
     """Solve a batch of QPs; see `solve_qp` for the problem.
@@ -155,11 +158,7 @@ def solve_batch(
     """
     settings = to_settings(settings)
     qp = QP(H, g, A, b, C, l, u, lb, ub, batch=True)
-    analysis = analyse_qp(qp)
-    sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
-    warm = to_warm_start(warm_start, sizes, qp.batch)
-    nonconvex = find_nonconvex(qp, analysis, threads)
-    out, run_time = run_solves(qp, analysis, settings, warm, threads, {NONCONVEX: nonconvex})
+    out, run_time = solve_samples(qp, settings, warm_start, threads)
     info = BatchInfo(
         out.iter,
         out.iter_ext,
@@ -169,11 +168,22 @@ def solve_batch(
         np.abs(out.residuals[:, 2]),
         run_time,
     )
-    if settings.verbose:
-        counts = Counter(status.name for status in STATUSES[out.status])
-        print(f"nbqp: batch of {qp.batch} in {run_time:.3g} s: {dict(counts)}")
     status = STATUSES[out.status]
     certificate = Certificate(
         out.certificate_x, out.certificate_y, out.certificate_z, out.certificate_z_box
     )
     return BatchSolution(qp, *out[:7], status, info, settings, certificate)
+
+
+def solve_samples(
+    qp: QP, settings: Settings, warm_start: WarmStartLike | None, threads: int | None = None
+) -> tuple[Output, float]:
+    """What kernels write of a batch, its statuses as integers, and seconds; see `solve_batch`."""
+    analysis = analyse_qp(qp)
+    warm = to_warm_start(warm_start, (qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
+    nonconvex = find_nonconvex(qp, analysis, threads)
+    out, run_time = run_solves(qp, analysis, settings, warm, threads, {NONCONVEX: nonconvex})
+    if settings.verbose:
+        counts = Counter(status.name for status in STATUSES[out.status])
+        print(f"nbqp: batch of {qp.batch} in {run_time:.3g} s: {dict(counts)}")
+    return out, run_time

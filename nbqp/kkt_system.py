@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nbqp.analysis import analyse_qp
-from nbqp.batch import BatchSolution
 from nbqp.execution import shared_or_own_scaling, takes_lanes
 from nbqp.kernels.active import (
     BOTH,
@@ -31,7 +30,6 @@ from nbqp.kernels.consistent_adjoint import solve_consistent_range
 from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
 from nbqp.least_norm import LARGEST_DENSE, LeastNormSystem
 from nbqp.problem import QP
-from nbqp.solution import Solution
 from nbqp.threads import split_range, thread_count
 
 __all__ = [
@@ -74,10 +72,10 @@ class Adjoint(NamedTuple):
     b4: Floats
 
 
-def active_tolerance(solution: Solution | BatchSolution) -> Floats:
-    """Distance (batch,) at which a row counts as on its side, from the accuracy of the solution."""
+def active_tolerance(eps_abs: float, pri_res: Floats) -> Floats:
+    """Distance (batch,) at which a row counts as on its side, from the accuracy of the solutions."""
     # NaN counts as nothing.
-    reached: Floats = np.fmax(solution.settings.eps_abs, np.atleast_1d(solution.info.pri_res))
+    reached: Floats = np.fmax(eps_abs, pri_res)
     return ACTIVE * reached
 
 

@@ -28,6 +28,8 @@ Form: TypeAlias = Literal["scalar", "shared", "batched"] | StoredPattern | Spars
 
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 """Of the nine data."""
+SMALL = 2**12
+"""A dense matrix of at most so many entries has its pattern kept."""
 ROUNDINGS = 16.0
 """Units of rounding, of its own type, that the two halves of a symmetric H may differ by."""
 
@@ -88,11 +90,8 @@ class SparseMatrix:
             return cls(value.pattern.shape, stored.p.copy(), stored.i.copy(), ordered)
         dense = numbers(name, value)
         if dense.ndim == 2:
-            rows, columns = dense.shape
-            j, i = np.nonzero(dense.T)
-            p = np.zeros(columns + 1, dtype=np.int64)
-            np.cumsum(np.bincount(j, minlength=columns), out=p[1:])
-            return cls((rows, columns), p, i.astype(np.int64), dense[i, j][None])
+            p, i, places = _pattern_of(dense != 0.0)
+            return cls(dense.shape, p, i, dense.reshape(-1)[places][None])
         if dense.ndim == 3 and batch:
             size, rows, columns = dense.shape
             p, i = _full_pattern(rows, columns)
@@ -113,6 +112,22 @@ class SparseMatrix:
         return mirror if find_mirror(self.p, self.i, mirror) else None
 
 
+def _pattern_of(nonzero: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
+    """The pattern (p, i) of a dense matrix, and where its entries stand in it by rows; none changes these."""
+    key = nonzero.shape[1], nonzero.tobytes()
+    # Finding a small one again takes less time than making it.
+    return _kept_pattern(*key) if nonzero.size <= SMALL else _kept_pattern.__wrapped__(*key)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_pattern(columns: int, nonzero: bytes) -> tuple[Ints, Ints, Ints]:
+    """`_pattern_of` a matrix by rows, as it is hashed."""
+    j, i = np.nonzero(np.frombuffer(nonzero, dtype=np.bool_).reshape(-1, columns).T)
+    p = np.zeros(columns + 1, dtype=np.int64)
+    np.cumsum(np.bincount(j, minlength=columns), out=p[1:])
+    return p, i.astype(np.int64), i * columns + j
+
+
 @functools.lru_cache(maxsize=8)
 def _full_pattern(rows: int, columns: int) -> tuple[Ints, Ints]:
     """The pattern of a matrix without zeros, which all QPs with one share and none changes."""
@@ -121,7 +136,12 @@ def _full_pattern(rows: int, columns: int) -> tuple[Ints, Ints]:
 
 
 def numbers(name: str, value: Any) -> Floats:
-    """A float64 array of what the user gave, or a `ShapeError`."""
+    """A float64 array of what the user gave, in the layout of kernels, or a `ShapeError`."""
+    return kernel_array(_real(name, value))
+
+
+def _real(name: str, value: Any) -> npt.NDArray[Any]:
+    """An array of real numbers of what the user gave, or a `ShapeError`."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # nested sequences of unequal lengths
@@ -131,7 +151,7 @@ def numbers(name: str, value: Any) -> Floats:
     if array.dtype.kind not in "fiub":
         got = type(value).__name__ if array.dtype.kind == "O" else f"dtype {array.dtype}"
         raise ShapeError(f"{name}: expected real numbers, got {got}.")
-    return kernel_array(array)
+    return array
 
 
 def _vector(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:
@@ -139,7 +159,7 @@ def _vector(name: str, value: Vector, size: int, default: float, batch: bool) ->
     if value is None:
         return np.full((1, size), default)
     # A copy: what the user does to the array later is no business of a solution's residuals.
-    array = numbers(name, value).copy()
+    array = np.array(_real(name, value), dtype=np.float64, order="C")
     if array.ndim == 0:
         return np.full((1, size), float(array))
     ranks = (1, 2) if batch else (1,)
@@ -211,12 +231,12 @@ class QP:
     ) -> None:
         if g is None:
             raise ShapeError("g: expected a vector, got None.")
-        g_array = numbers("g", g)
-        if g_array.ndim not in ((1, 2) if batch else (1,)):
+        shape = _real("g", g).shape
+        if len(shape) not in ((1, 2) if batch else (1,)):
             raise ShapeError(
-                f"g: expected shape (n,){' or (batch, n)' if batch else ''}, got {g_array.shape}."
+                f"g: expected shape (n,){' or (batch, n)' if batch else ''}, got {shape}."
             )
-        n = g_array.shape[-1]
+        n = shape[-1]
         self.n = n
         self.H = self._matrix("H", H, n, batch)
         self.A = self._matrix("A", A, n, batch)

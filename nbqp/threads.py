@@ -58,11 +58,12 @@ def _shared_pool() -> ThreadPoolExecutor:
 
 def thread_count(batch: int, most: int | None) -> int:
     """How many threads a batch deserves: at most `most`, None for the number of processors."""
-    if most is None:
-        most = _processors()
-    elif not isinstance(most, Integral) or isinstance(most, bool) or most < 1:
+    if most is not None and (not isinstance(most, Integral) or isinstance(most, bool) or most < 1):
         raise SettingsError(f"threads: expected None or an integer of at least 1, got {most!r}.")
-    return min(int(most), max(1, batch // SAMPLES_PER_THREAD))
+    worthwhile = max(1, batch // SAMPLES_PER_THREAD)
+    if worthwhile == 1:
+        return 1
+    return min(_processors() if most is None else int(most), worthwhile)
 
 
 def run_apart(task: Callable[[], T]) -> T:

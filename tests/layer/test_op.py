@@ -236,7 +236,7 @@ def test_inputs_are_not_modified() -> None:
 
 def test_tensorflow_still_finds_the_ops_by_their_fixed_names() -> None:
     """Tells when TensorFlow moves the private registry that `bridge` writes to."""
-    for name in (bridge.SOLVE, bridge.SOLVE_KKT):
+    for name in (bridge.SOLVE, bridge.ADJOINT):
         assert script_ops._py_funcs.get(name) is bridge._ops[name]
 
 
