@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -35,6 +35,11 @@ from nbqp.kkt_system import (
 )
 from nbqp.problem import QP
 from nbqp.stored_pattern import StoredPattern
+
+try:
+    from tensorflow.python.eager.record import record_operation
+except ImportError:  # it is not public
+    record_operation = None
 
 OnFailure = Literal["raise", "nan", "keep"]
 Arrays = Sequence[npt.NDArray[Any]]
@@ -248,7 +253,7 @@ def call(
 ) -> list[Any]:
     """Run SOLVE or ADJOINT on tensors or arrays; the results are arrays when eager."""
     differentiable = [t for t in tensors if tf.is_tensor(t)]
-    if tf.executing_eagerly() and not any(map(tf.is_symbolic_tensor, differentiable)):
+    if _is_eager(differentiable):
         return _functions[name](description, *map(np.asarray, tensors))
     # No public face tells whether an accumulator watches.
     if forwardprop_util.pack_tangents(differentiable).tangents:
@@ -263,3 +268,27 @@ def call(
     for output, shape in zip(outputs, shapes, strict=True):
         output.set_shape(shape)
     return list(outputs)
+
+
+def with_gradient(
+    results: Sequence[Any], tensors: Collection[Any], gradient: Callable[..., list[Any]]
+) -> list[Any]:
+    """The results of `call` as functions of the tensors, with this gradient: from theirs to one for each tensor.
+
+    `tf.custom_gradient` is that; it examines its functions at each call, which would take longer than a small
+    QP, so that an eager call records the gradient as it does.
+    """
+    if record_operation is not None and _is_eager(tensors):
+        outputs = [tf.constant(result) for result in results]
+        record_operation("nbqp", outputs, list(tensors), gradient)
+        return outputs
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def known(*tensors: Any) -> Any:
+        return list(results), gradient
+
+    return list(known(*tensors))
+
+
+def _is_eager(tensors: Iterable[Any]) -> bool:
+    return tf.executing_eagerly() and not any(map(tf.is_symbolic_tensor, tensors))

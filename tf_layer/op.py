@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 import nbqp
@@ -23,6 +24,7 @@ from tf_layer.bridge import (
     OnFailure,
     call,
     check_on_failure,
+    with_gradient,
 )
 from tf_layer.declarations import MATRICES
 from tf_layer.patterns import at_entries
@@ -52,6 +54,8 @@ class QPOutput(NamedTuple):
 
     def astype(self, dtype: Any) -> QPOutput:
         """The same with all but status and newton_steps cast."""
+        if dtype == self.x.dtype:
+            return self
         return QPOutput._make([*(tf.cast(part, dtype) for part in self[:PARTS]), *self[PARTS:]])
 
 
@@ -102,8 +106,8 @@ def solve_qp(
     Notes
     -----
     Everything is computed in double precision; the results have the dtype of g. Eager and
-    `tf.function`, unknown batch size, first and second order in reverse mode (of a closest feasible
-    QP the first). Not for XLA.
+    `tf.function`, unknown batch size, reverse mode of any order (of a closest feasible QP the
+    first). Not for XLA.
 
     Examples
     --------
@@ -138,10 +142,9 @@ class _Solved(NamedTuple):
 
 
 def _differentiable_solve(problem: Problem) -> QPOutput:
-    solved = _solve(problem)
-    x, rest = _with_gradient(problem, problem.tensors, solved)
+    solved = _with_gradient(problem, _solve(problem))
     counts = map(tf.convert_to_tensor, (solved.status, solved.newton_steps))
-    return QPOutput(x, *_split(rest, _value_widths(problem)[1:]), *counts)
+    return QPOutput(solved.x, *_split(solved.rest, _value_widths(problem)[1:]), *counts)
 
 
 def _solve(problem: Problem) -> _Solved:
@@ -150,7 +153,7 @@ def _solve(problem: Problem) -> _Solved:
     outputs = call(
         SOLVE,
         problem.description,
-        [*problem.tensors, *problem.constants.values(), *problem.parts, *problem.start],
+        [*problem.tensors.values(), *problem.constants.values(), *problem.parts, *problem.start],
         [DOUBLE, DOUBLE, tf.int32, tf.int32, tf.int32],
         [
             (batch, n),
@@ -163,18 +166,17 @@ def _solve(problem: Problem) -> _Solved:
     return _Solved._make(outputs)
 
 
-def _with_gradient(problem: Problem, tensors: Sequence[Any], solved: _Solved) -> tuple[Any, Any]:
-    """A known solution, x and the rest, as a function of the tensors that has all derivatives.
+def _with_gradient(problem: Problem, solved: _Solved) -> _Solved:
+    """A known solution as a function of the tensors, with every derivative.
 
     What its gradient needs of the solution is such a function again.
     """
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def solution(*tensors: Any) -> Any:
-        return (solved.x, solved.rest), lambda *d: _gradients(problem, tensors, solved, d)
+    def gradient(*cotangents: Any) -> list[Any]:
+        return _gradients(problem, solved, cotangents)
 
-    x, rest = solution(*tensors)
-    return x, rest
+    x, rest = with_gradient((solved.x, solved.rest), problem.tensors.values(), gradient)
+    return solved._replace(x=x, rest=rest)
 
 
 def _value_widths(problem: Problem) -> tuple[Any, ...]:
@@ -190,8 +192,15 @@ def _adjoint_widths(problem: Problem) -> tuple[Any, ...]:
 
 def _split(values: Any, widths: Sequence[Any]) -> list[Any]:
     """The parts of these widths, integers or tensors, that stand side by side."""
-    parts = tf.split(values, widths, axis=1)
-    if _total(widths) is None:
+    known = _total(widths) is not None
+    # Half of what tf.split takes of a list.
+    parts = tf.raw_ops.SplitV(
+        value=values,
+        size_splits=np.array(widths) if known else widths,
+        axis=1,
+        num_split=len(widths),
+    )
+    if not known:
         for part, width in zip(parts, widths, strict=True):
             if isinstance(width, int):
                 part.set_shape([values.shape[0], width])
@@ -203,18 +212,16 @@ def _total(widths: Sequence[Any]) -> int | None:
     return sum(widths) if all(isinstance(width, int) for width in widths) else None
 
 
-def _gradients(
-    problem: Problem, tensors: Sequence[Any], solved: _Solved, cotangents: Sequence[Any]
-) -> list[Any]:
+def _gradients(problem: Problem, solved: _Solved, cotangents: Sequence[Any]) -> list[Any]:
     """The gradient of each tensor: outer products of the adjoint with the solution."""
-    named = problem.named(tensors)
-    b1, rest = _adjoint(problem, named, solved, cotangents)
+    named = problem.tensors
+    b1, rest = _adjoint(problem, solved, cotangents)
     gradients = {"g": b1}
     if named.keys() != gradients.keys():
         *b2, b4 = _split(rest, _adjoint_widths(problem)[1:])
         gradients |= _side_gradients(problem, named, solved.sides, b2)
     if named.keys() & set(MATRICES):
-        x, others = _with_gradient(problem, tensors, solved)
+        x, others, *_ = _with_gradient(problem, solved)
         if problem.description.on_failure != "raise":
             # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
             status = tf.convert_to_tensor(solved.status)[:, tf.newaxis]
@@ -304,51 +311,44 @@ def _summed(gradient: Any, tensor: Any) -> Any:
 
 
 def _adjoint(
-    problem: Problem,
-    named: dict[str, Any],
-    solved: _Solved,
-    cotangents: Sequence[Any],
-    order: int = 1,
+    problem: Problem, solved: _Solved, cotangents: Sequence[Any], order: int = 1
 ) -> tuple[Any, Any]:
     """b1, and b2 and b4 side by side, of the adjoint system K b = -d; cotangents: d, of x and of the rest.
 
     Its own gradient, where no sample has shifts, is one more solve: with K a = -dL/db, dL/dd = a and
     dL/dK = a b'; d of shifts has no effect then, as rows of V are independent.
     """
-    names = [name for name in MATRICES if name in named]
+    matrices = {name: part for name, part in problem.tensors.items() if name in MATRICES}
     constant = {name: part for name, part in problem.constants.items() if name in MATRICES}
     description = dataclasses.replace(
-        problem.description, dense=(*names, *constant), order=order, warm=False
+        problem.description, dense=(*matrices, *constant), order=order, warm=False
     )
     widths = _adjoint_widths(problem)[1:]
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def adjoint(d_x: Any, d_rest: Any, *matrices: Any) -> Any:
-        b1, rest = call(
-            ADJOINT,
-            description,
-            [
-                *(solved.sides, solved.status, d_x, d_rest),
-                *(*matrices, *constant.values(), *problem.parts),
-            ],
-            [DOUBLE, DOUBLE],
-            [(problem.batch, problem.description.n), (problem.batch, _total(widths))],
-        )
+    inputs = [*cotangents, *matrices.values()]
+    found = call(
+        ADJOINT,
+        description,
+        [solved.sides, solved.status, *inputs, *constant.values(), *problem.parts],
+        [DOUBLE, DOUBLE],
+        [(problem.batch, problem.description.n), (problem.batch, _total(widths))],
+    )
 
-        def gradient(d_b1: Any, d_b: Any) -> list[Any]:
-            shifts = _split(d_rest, _value_widths(problem)[1:])[POINT - 1 :]
-            no_shifts = [tf.zeros_like(part) for part in shifts]
-            *d_b2, _ = _split(d_b, widths)
-            d_b = tf.concat([*d_b2, *no_shifts], axis=1)
-            a1, a = _adjoint(problem, named, solved, (d_b1, d_b), order + 1)
-            *a2, _ = _split(a, widths)
-            *b2, _ = _split(rest, widths)
-            given = dict(zip(names, matrices, strict=True))
-            by_name = _matrix_gradients(problem, given, (a1, *a2), (b1, *b2[:2]))
-            by_matrix = [_summed(by_name[name], given[name]) for name in names]
-            return [a1, tf.concat([*a2, *no_shifts], axis=1), *by_matrix]
+    def known() -> list[Any]:
+        return with_gradient(found, inputs, gradient)
 
-        return (b1, rest), gradient
+    def gradient(d_b1: Any, d_b: Any) -> list[Any]:
+        b1, rest = known()
+        shifts = _split(cotangents[1], _value_widths(problem)[1:])[POINT - 1 :]
+        no_shifts = [tf.zeros_like(part) for part in shifts]
+        *d_b2, _ = _split(d_b, widths)
+        d_b = tf.concat([*d_b2, *no_shifts], axis=1)
+        a1, a = _adjoint(problem, solved, (d_b1, d_b), order + 1)
+        *a2, _ = _split(a, widths)
+        *b2, _ = _split(rest, widths)
+        by_name = _matrix_gradients(problem, matrices, (a1, *a2), (b1, *b2[:2]))
+        by_matrix = [_summed(by_name[name], matrix) for name, matrix in matrices.items()]
+        return [a1, tf.concat([*a2, *no_shifts], axis=1), *by_matrix]
 
-    b1, rest = adjoint(*cotangents, *(named[name] for name in names))
+    b1, rest = known()
     return b1, rest

@@ -26,15 +26,15 @@ POINT = len(Point._fields)
 class Problem(NamedTuple):
     """A problem in double precision with a batch.
 
-    tensors: the data that may have gradients, which the description names first; constants: dense ones
-    without, arrays by name; parts: the arrays of sparse constants and of patterns; entries: rows and columns
-    of what the values of each pattern are, by name; start: x, y, z, z_box of a warm start, or nothing; rows:
-    of A and C, integers or tensors; batch: its size, where it is known before the graph runs; dtype: of
-    the results; batched: whether the user gave a batch.
+    tensors: the data that may have gradients, by name; constants: dense ones without, which are arrays;
+    parts: the arrays of sparse constants and of patterns; entries: rows and columns of what the values of
+    each pattern are, by name; start: x, y, z, z_box of a warm start, or nothing; rows: of A and C, integers
+    or tensors; batch: its size, where it is known before the graph runs; dtype: of the results; batched:
+    whether the user gave a batch.
     """
 
     description: Description
-    tensors: tuple[Any, ...]
+    tensors: dict[str, Any]
     constants: dict[str, Any]
     parts: tuple[Any, ...]
     entries: dict[str, tuple[Any, Any]]
@@ -43,10 +43,6 @@ class Problem(NamedTuple):
     batch: int | None
     dtype: tf.DType
     batched: bool
-
-    def named(self, tensors: Sequence[Any]) -> dict[str, Any]:
-        """Tensors in the place of `tensors` by the names of their data."""
-        return dict(zip(self.description.dense, tensors, strict=False))
 
     def point_widths(self) -> tuple[Any, ...]:
         """Columns of x, y, z, z_box, integers or tensors."""
@@ -97,7 +93,7 @@ def prepare(
             patterns=tuple((k, pattern.shape) for k, pattern in patterns.items()),
             warm=warm_start is not None,
         ),
-        tensors=tuple(tensors.values()),
+        tensors=tensors,
         constants=constants,
         parts=tuple(
             part
@@ -139,9 +135,9 @@ def _batch_size(named: Iterable[tuple[str, Any]], dense_matrices: Container[str]
     return known.pop() if known else 1 if sizes == {1} else None
 
 
-def _is_array(value: Any) -> bool:
-    """Whether this cannot have a gradient. (A list may hold tensors.)"""
-    return isinstance(value, (np.ndarray, np.generic, Real))
+def _is_array(found: Any) -> bool:
+    """Whether this, an array or a tensor, cannot have a gradient."""
+    return isinstance(found, np.ndarray)
 
 
 def _start(warm_start: Sequence[Any], batched: bool) -> tuple[Any, ...]:
@@ -199,7 +195,9 @@ def _numbers(name: str, value: Any) -> Any:
         raise nbqp.ShapeError(f"{name}: expected a dense vector, got Sparse.")
     numbers = value.values if sparse else value
     try:
-        found: Any = np.asarray(numbers) if _is_array(numbers) else tf.convert_to_tensor(numbers)
+        # A list may hold tensors, which have gradients.
+        fixed = isinstance(numbers, (np.ndarray, np.generic, Real))
+        found: Any = np.asarray(numbers) if fixed else tf.convert_to_tensor(numbers)
     except (TypeError, ValueError) as error:
         raise nbqp.ShapeError(
             f"{name}: expected numbers, got {type(value).__name__}: {error}"

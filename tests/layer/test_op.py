@@ -240,6 +240,15 @@ def test_tensorflow_still_finds_the_ops_by_their_fixed_names() -> None:
         assert script_ops._py_funcs.get(name) is bridge._ops[name]
 
 
+def test_gradients_are_recorded_as_by_custom_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tells, too, when TensorFlow moves the private function that records them."""
+    assert bridge.record_operation is not None
+    recorded = gradients(problem())
+    monkeypatch.setattr(bridge, "record_operation", None)
+    for name, gradient in gradients(problem()).items():
+        np.testing.assert_array_equal(recorded[name], gradient)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
