@@ -283,6 +283,16 @@ class QP:
             problem._find_bad_values(vectors)
         return problem
 
+    def given_vectors(self) -> dict[str, Vector]:
+        """The vectors of the QP, which is no batch, in the forms that they were given in."""
+        given: dict[str, Vector] = {}
+        for name in ("g", "b", "l", "u", "lb", "ub"):
+            form, values = self.forms[name], getattr(self, name)[0]
+            # Of a scalar side of no rows no value is left, and none counts.
+            scalar = values[0] if len(values) else 0.0
+            given[name] = None if form is None else scalar if form == "scalar" else values
+        return given
+
     def has_batch_axis(self, name: str) -> bool:
         """Whether a datum was given with a batch axis."""
         return name in self._batched

@@ -19,7 +19,7 @@ from nbqp.kernels.status import (
     TIME_LIMIT_REACHED,
 )
 from nbqp.kernels.structure import Floats, Scaling
-from nbqp.problem import QP, Matrix, Vector
+from nbqp.problem import NAMES, QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import Certificate, Info, Solution, Status
 from nbqp.sparse import Sparse
@@ -77,7 +77,7 @@ class Solver:
         arguments = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
         self.problem = QP(**arguments)
         # Copies, for the next `update`: what the user does to them in place is no update.
-        self._arguments: dict[str, Any] = copy.deepcopy(arguments)
+        self._matrices: dict[str, Matrix] = copy.deepcopy({"H": H, "A": A, "C": C})
         self._analysis = analyse_qp(self.problem)
         self._scaling: Scaling | None = None
         _require_convex(self.problem, self._analysis)
@@ -96,25 +96,23 @@ class Solver:
             As in `solve_qp`.
         """
         for name in data:
-            if name not in self._arguments:
-                raise ShapeError(
-                    f"{name}: expected one of {', '.join(self._arguments)}, got another name."
-                )
-        if not data.keys() & {"H", "A", "C"}:
+            if name not in NAMES:
+                raise ShapeError(f"{name}: expected one of {', '.join(NAMES)}, got another name.")
+        matrices = data.keys() & self._matrices
+        if not matrices:
             self.problem = self.problem.with_vectors(data)
             if self._scaling is None:
                 # From now on solves share it; a single solve finds its own on the way.
                 self._scaling = find_scaling(self.problem)
-            self._arguments.update(copy.deepcopy(data))
             return
-        for name in data.keys() & {"H", "A", "C"}:
+        for name in matrices:
             size, given = getattr(self.problem, name).shape, getattr(data[name], "shape", ())
             # What else an argument may be is judged with the others.
             if len(given) == 2 and given != size:
                 raise PatternError(
                     f"{name}: expected the shape {size} that the solver was made for, got {given}."
                 )
-        arguments = {**self._arguments, **data}
+        arguments = {**self.problem.given_vectors(), **self._matrices, **data}
         problem = QP(**arguments)
         sizes = (self.problem.n, self.problem.n_eq, self.problem.n_in)
         if (problem.n, problem.n_eq, problem.n_in) != sizes:
@@ -123,7 +121,7 @@ class Solver:
                 f"was made for, got {(problem.n, problem.n_eq, problem.n_in)}."
             )
         anew = False
-        for name in ("H", "A", "C"):
+        for name in self._matrices:
             mine, its = getattr(self.problem, name), getattr(problem, name)
             same = np.array_equal(mine.p, its.p) and np.array_equal(mine.i, its.i)
             given = arguments[name]
@@ -134,7 +132,7 @@ class Solver:
         if "H" in data:
             _require_convex(problem, analysis)
         # Nothing has changed before all of it has been found good.
-        self._arguments.update(copy.deepcopy(data))
+        self._matrices.update(copy.deepcopy({name: data[name] for name in matrices}))
         self.problem, self._analysis, self._scaling = problem, analysis, None
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
