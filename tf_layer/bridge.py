@@ -252,7 +252,7 @@ def call(
     shapes: Sequence[Sequence[int | None]],
 ) -> list[Any]:
     """Run SOLVE or ADJOINT on tensors or arrays; the results are arrays when eager."""
-    differentiable = [t for t in tensors if tf.is_tensor(t)]
+    differentiable = [t for t in tensors if not isinstance(t, np.ndarray)]
     if _is_eager(differentiable):
         return _functions[name](description, *map(np.asarray, tensors))
     # No public face tells whether an accumulator watches.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
@@ -174,10 +175,11 @@ def _widened(H: Any, pattern: StoredPattern | None) -> Any:
     return tf.where(skew <= allowed * size, 0.5 * (double + transposed), double)
 
 
-def _kind(numbers: Any) -> tf.DType | None:
+@functools.lru_cache(maxsize=64)
+def _kind(dtype: Any) -> tf.DType | None:
     """TensorFlow's dtype of numbers that may be, None for others."""
     try:
-        kind = tf.as_dtype(numbers.dtype)
+        kind = tf.as_dtype(dtype)
     except TypeError:
         return None
     return kind if kind.is_floating or kind.is_integer else None
@@ -205,7 +207,7 @@ def _numbers(name: str, value: Any) -> Any:
     ranks = (2, 3) if name in MATRICES else (1, 2) if name in ("g", "b") else (0, 1, 2)
     ranks = (1, 2) if sparse else ranks
     rank = found.ndim if _is_array(found) else found.shape.rank
-    if rank not in ranks or _kind(found) is None:
+    if rank not in ranks or _kind(found.dtype) is None:
         raise nbqp.ShapeError(
             f"{name}: expected numbers of rank {' or '.join(map(str, ranks))}, got "
             f"{getattr(found.dtype, 'name', found.dtype)} of shape {found.shape}."
