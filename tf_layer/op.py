@@ -24,6 +24,7 @@ from tf_layer.bridge import (
     OnFailure,
     call,
     check_on_failure,
+    to_tensor,
     with_gradient,
 )
 from tf_layer.declarations import MATRICES
@@ -143,7 +144,7 @@ class _Solved(NamedTuple):
 
 def _differentiable_solve(problem: Problem) -> QPOutput:
     solved = _with_gradient(problem, _solve(problem))
-    counts = map(tf.convert_to_tensor, (solved.status, solved.newton_steps))
+    counts = map(to_tensor, (solved.status, solved.newton_steps))
     return QPOutput(solved.x, *_split(solved.rest, _value_widths(problem)[1:]), *counts)
 
 
@@ -224,7 +225,7 @@ def _gradients(problem: Problem, solved: _Solved, cotangents: Sequence[Any]) -> 
         x, others, *_ = _with_gradient(problem, solved)
         if problem.description.on_failure != "raise":
             # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
-            status = tf.convert_to_tensor(solved.status)[:, tf.newaxis]
+            status = to_tensor(solved.status)[:, tf.newaxis]
             known = tf.reduce_any(tf.equal(status, DIFFERENTIABLE_CODES), axis=1, keepdims=True)
             x, others = (tf.where(known, part, tf.zeros_like(part)) for part in (x, others))
         y, z, _, s_e, s_i, _ = _split(others, _value_widths(problem)[1:])
