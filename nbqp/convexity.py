@@ -31,7 +31,8 @@ def find_nonconvex(qp: QP, analysis: Analysis, threads: int | None = None) -> np
                 mark_nonconvex(*analysis, H, begin, end, nonconvex)
 
         split_range(run, len(H), thread_count(len(H), threads))
-    return np.broadcast_to(nonconvex, qp.batch) & ~qp.invalid
+    found: npt.NDArray[np.bool_] = nonconvex & ~qp.invalid
+    return found
 
 
 def _is_diagonal(qp: QP) -> bool:

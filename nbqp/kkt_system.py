@@ -131,15 +131,16 @@ def solve_adjoint(
     r = Point(*(kernel_array(part) for part in r))
     r_s = Shifts(*(kernel_array(part) for part in r_s))
     found, code = _solve_regular(qp, active, r, r_s, closest, skip, adjoint=True)
-    if (code == SINGULAR).any():
-        pattern, data = qp.pattern(), qp.data()
+    if not (code == SINGULAR).any():
+        return found
+    pattern, data = qp.pattern(), qp.data()
 
-        def run(begin: int, end: int) -> None:
-            solve_consistent_range(
-                pattern, data, *active, r, r_s, LARGEST_DENSE, begin, end, *found, code
-            )
+    def run(begin: int, end: int) -> None:
+        solve_consistent_range(
+            pattern, data, *active, r, r_s, LARGEST_DENSE, begin, end, *found, code
+        )
 
-        split_range(run, qp.batch, thread_count(qp.batch, None))
+    split_range(run, qp.batch, thread_count(qp.batch, None))
     for row in np.flatnonzero(code == SINGULAR).tolist():
         system = _least_norm_system(qp, active, row // code.shape[1])
         b, found.b4[row] = system.solve_adjoint(_row(r, row), _row(r_s, row))

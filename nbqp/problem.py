@@ -169,6 +169,18 @@ def _vector(name: str, value: Vector, size: int, default: float, batch: bool) ->
     return array[None] if array.ndim == 1 else array
 
 
+def _form(name: str, value: Any) -> Form:
+    """How a datum was given."""
+    if value is None or isinstance(value, Sparse):
+        return value
+    if scipy.sparse.issparse(value):
+        return StoredPattern(value)
+    rank = np.ndim(value)
+    if rank == (3 if name in "HAC" else 2):
+        return "batched"
+    return "scalar" if rank == 0 else "shared"
+
+
 class QP:
     """One QP, or a batch of QPs of one pattern, in the solver's form.
 
@@ -250,14 +262,7 @@ class QP:
         self._set_vectors(given, batch)
         self.batch = self._batch_size()
         self.is_batch = batch
-        self._batched = {
-            name
-            for name, value in given.items()
-            if value is not None and np.ndim(value) == (3 if name in "HAC" else 2)
-        }
-        self.forms: dict[str, Form] = {
-            name: self._form(name, value) for name, value in given.items()
-        }
+        self.forms: dict[str, Form] = {name: _form(name, value) for name, value in given.items()}
         self.invalid = np.zeros(self.batch, dtype=np.bool_)
         if not settle(self.data()):
             self._find_bad_values(NAMES)
@@ -277,7 +282,7 @@ class QP:
         problem._set_vectors(vectors, batch=False)
         problem.forms = {
             **self.forms,
-            **{name: self._form(name, value) for name, value in vectors.items()},
+            **{name: _form(name, value) for name, value in vectors.items()},
         }
         if not settle(problem.data()):
             problem._find_bad_values(vectors)
@@ -295,7 +300,8 @@ class QP:
 
     def has_batch_axis(self, name: str) -> bool:
         """Whether a datum was given with a batch axis."""
-        return name in self._batched
+        form = self.forms[name]
+        return form == "batched" or (isinstance(form, Sparse) and form.ndim == 3)
 
     def _require_partners(self, given: Mapping[str, Any]) -> None:
         """Raise `ShapeError` where a vector is given without its matrix, or b is missing."""
@@ -317,18 +323,6 @@ class QP:
         for name in sides.keys() & given.keys():
             absent = -np.inf if name.startswith("l") else np.inf
             setattr(self, name, _vector(name, given[name], sides[name], absent, batch))
-
-    def _form(self, name: str, value: Any) -> Form:
-        """How a datum was given."""
-        if value is None:
-            return None
-        if isinstance(value, Sparse):
-            return value
-        if name in self._batched:
-            return "batched"
-        if scipy.sparse.issparse(value):
-            return StoredPattern(value)
-        return "scalar" if np.ndim(value) == 0 else "shared"
 
     def _find_bad_values(self, names: Collection[str]) -> None:
         """Reject NaN, infinite entries and crossed bounds among the data of these names."""
@@ -359,7 +353,7 @@ class QP:
         """Mark the samples with bad values in a batched datum; raise where it is not batched."""
         if not bad.any():
             return
-        if self._batched.intersection(names):
+        if any(map(self.has_batch_axis, names)):
             self.invalid |= bad.any(axis=1)
             return
         at = int(np.flatnonzero(bad[0])[0])
@@ -386,7 +380,7 @@ class QP:
         kind = np.dtype(dtype)
         eps = np.finfo(kind).eps if kind.kind == "f" else np.finfo(np.float64).eps
         skewed = skew > ROUNDINGS * eps * size
-        if skewed.any() and "H" not in self._batched:
+        if skewed.any() and not self.has_batch_axis("H"):
             raise SymmetryError(
                 f"H: expected a symmetric matrix, got one with |H - H'| up to {skew[0]:.3g}."
             )
