@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections import Counter
 
 import numpy as np
@@ -15,11 +14,11 @@ from nbqp.convexity import find_nonconvex
 from nbqp.execution import new_output, read_qp, refuse, run_solves, to_warm_start
 from nbqp.kernels.residuals import batch_residuals
 from nbqp.kernels.status import NONCONVEX
-from nbqp.kernels.structure import Floats, Ints
+from nbqp.kernels.structure import Floats, Ints, Output
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import STATUSES, Certificate
-from nbqp.threads import OutOfTime, Watch
+from nbqp.threads import OutOfTime, Watch, start_watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +103,12 @@ class BatchSolution:
         return self._residuals()[:, 2]
 
 
+WarmStartLike = BatchSolution | tuple[Floats, Floats, Floats, Floats]
+
+
 @functools.cache
 def _load() -> None:
-    """Compile the kernels of a batch, or load them: no time limit counts that."""
+    """Compile the kernels of a batch, or load them."""
     H, g = np.array([[2.0, 1.0], [1.0, 2.0]]), np.ones((1, 2))
     solve_batch(H[None], g)
     solve_batch(H, g, settings=Settings(method="semismooth"))
@@ -124,7 +126,7 @@ def solve_batch(
     ub: Vector = None,
     *,
     settings: Settings | None = None,
-    warm_start: BatchSolution | tuple[Floats, Floats, Floats, Floats] | None = None,
+    warm_start: WarmStartLike | None = None,
     threads: int | None = None,
 ) -> BatchSolution:
     """Solve a batch of QPs; see `solve_qp` for the problem.
@@ -167,20 +169,10 @@ def solve_batch(
            [2., 3.]])
     """
     settings = to_settings(settings)
-    if settings.time_limit < math.inf:
-        _load()
-    watch = Watch(settings.time_limit)
+    watch = start_watch(settings.time_limit, _load)
     arguments = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
     qp = read_qp(arguments, batch=True)
-    sizes = (qp.n, qp.n_eq, qp.n_in, qp.n)
-    warm = to_warm_start(warm_start, sizes, qp.batch)
-    out = new_output(qp)
-    try:
-        analysis = analyse_qp(qp, watch)
-        refuse(out, find_nonconvex(qp, analysis, watch, threads), NONCONVEX)
-        run_time = run_solves(qp, analysis, settings, warm, watch, threads, out)
-    except OutOfTime:
-        run_time = watch.elapsed()
+    out, run_time = solve_samples(qp, settings, warm_start, watch, threads)
     info = BatchInfo(
         out.iter,
         out.iter_ext,
@@ -190,11 +182,34 @@ def solve_batch(
         np.abs(out.residuals[:, 2]),
         run_time,
     )
-    if settings.verbose:
-        counts = Counter(status.name for status in STATUSES[out.status])
-        print(f"nbqp: batch of {qp.batch} in {run_time:.3g} s: {dict(counts)}")
     status = STATUSES[out.status]
     certificate = Certificate(
         out.certificate_x, out.certificate_y, out.certificate_z, out.certificate_z_box
     )
     return BatchSolution(qp, *out[:7], status, info, settings, certificate)
+
+
+def solve_samples(
+    qp: QP,
+    settings: Settings,
+    warm_start: WarmStartLike | None,
+    watch: Watch | None = None,
+    threads: int | None = None,
+) -> tuple[Output, float]:
+    """What kernels write of a batch, its statuses as integers, and seconds; see `solve_batch`.
+
+    watch: started with the call, None where that is this one.
+    """
+    watch = watch or start_watch(settings.time_limit, _load)
+    warm = to_warm_start(warm_start, (qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
+    out = new_output(qp)
+    try:
+        analysis = analyse_qp(qp, watch)
+        refuse(out, find_nonconvex(qp, analysis, watch, threads), NONCONVEX)
+        run_time = run_solves(qp, analysis, settings, warm, watch, threads, out)
+    except OutOfTime:
+        run_time = watch.elapsed()
+    if settings.verbose:
+        counts = Counter(status.name for status in STATUSES[out.status])
+        print(f"nbqp: batch of {qp.batch} in {run_time:.3g} s: {dict(counts)}")
+    return out, run_time

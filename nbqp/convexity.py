@@ -52,7 +52,8 @@ def find_nonconvex(
         split_range_watched(run, len(H), thread_count(len(H), threads), watch, seconds, kernel)
         if watch.stopped():
             raise OutOfTime
-    return np.broadcast_to(nonconvex, qp.batch) & ~qp.invalid
+    found: npt.NDArray[np.bool_] = nonconvex & ~qp.invalid
+    return found
 
 
 def _is_diagonal(qp: QP) -> bool:

@@ -160,7 +160,8 @@ class Linearised:
         self.point = Point(*without_failed(self.failed, map(np.atleast_2d, point)))
         shifts = (solution.s_e, solution.s_i, solution.s_box)
         self.shifts = Shifts(*without_failed(self.failed, map(np.atleast_2d, shifts)))
-        tolerance = active_tolerance(solution)
+        pri_res = np.atleast_1d(solution.info.pri_res)
+        tolerance = active_tolerance(solution.settings.eps_abs, pri_res)
         self.active = find_active_set(self.qp, self.point, self.shifts, tolerance)
 
     def fill_failed(self, *parts: Floats) -> None:

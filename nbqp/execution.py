@@ -65,7 +65,7 @@ def run_solves(
         if lanes:
             run_kernel(solve_lanes_range, begin, end)
         # Most batches are done then, and the other kernel need not even be compiled.
-        if not lanes or (abort[0] == 0 and np.any(out.status[begin:end] == NOT_RUN)):
+        if not lanes or (abort[0] == 0 and (out.status[begin:end] == NOT_RUN).any()):
             run_kernel(solve_range, begin, end)
 
     count = thread_count(qp.batch, threads)

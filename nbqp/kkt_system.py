@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nbqp.analysis import analyse_qp
-from nbqp.batch import BatchSolution
 from nbqp.execution import shared_or_own_scaling, takes_lanes
 from nbqp.kernels.active import (
     BOTH,
@@ -31,7 +30,6 @@ from nbqp.kernels.consistent_adjoint import solve_consistent_range
 from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
 from nbqp.least_norm import LARGEST_DENSE, LeastNormSystem
 from nbqp.problem import QP
-from nbqp.solution import Solution
 from nbqp.threads import Watch, split_range_watched, thread_count
 
 __all__ = [
@@ -79,10 +77,10 @@ class Adjoint(NamedTuple):
     b4: Floats
 
 
-def active_tolerance(solution: Solution | BatchSolution) -> Floats:
-    """Distance (batch,) at which a row counts as on its side, from the accuracy of the solution."""
+def active_tolerance(eps_abs: float, pri_res: Floats) -> Floats:
+    """Distance (batch,) at which a row counts as on its side, from the accuracy of the solutions."""
     # NaN counts as nothing.
-    reached: Floats = np.fmax(solution.settings.eps_abs, np.atleast_1d(solution.info.pri_res))
+    reached: Floats = np.fmax(eps_abs, pri_res)
     return ACTIVE * reached
 
 
@@ -191,7 +189,8 @@ def _solve_regular(
     The matrix is symmetric: its solution is (dx, dlambda) where the right-hand side is a direction's.
     """
     closest = kernel_array(closest, np.bool_)
-    found = Adjoint(Point(*(np.zeros_like(part) for part in r)), np.zeros_like(r.x))
+    # np.zeros_like takes five times as long.
+    found = Adjoint(Point(*(np.zeros(part.shape) for part in r)), np.zeros(r.x.shape))
     # A batch may be empty.
     code = np.full((qp.batch, len(r.x) // max(qp.batch, 1)), OPEN, dtype=np.int64)
     code[skip] = SKIPPED

@@ -32,6 +32,8 @@ NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
 """Of the nine data."""
 COPIES = 4
 """Arrays of the size of a matrix that exist while it is brought into the solver's form."""
+SMALL = 2**12
+"""A dense matrix of at most so many entries has its pattern kept."""
 ROUNDINGS = 16.0
 """Units of rounding, of its own type, that the two halves of a symmetric H may differ by."""
 
@@ -94,16 +96,19 @@ class SparseMatrix:
         dense = numbers(name, value)
         if dense.ndim == 2:
             rows, columns = dense.shape
-            nonzero = int(np.count_nonzero(dense))
-            require_memory(name, COPIES * NUMBER * nonzero)
-            if nonzero == dense.size:
+            nonzero = dense != 0.0
+            if dense.size <= SMALL:
+                # Finding a pattern again takes less time than making it.
+                p, i, places = _kept_pattern(columns, nonzero.tobytes())
+                return cls((rows, columns), p, i, dense.reshape(-1)[places][None])
+            count = int(np.count_nonzero(nonzero))
+            require_memory(name, COPIES * NUMBER * count)
+            if count == dense.size:
                 # A tenth of the time that finding and gathering them takes.
-                values = np.array(dense.T, order="C").reshape(1, nonzero)
+                values = np.array(dense.T, order="C").reshape(1, count)
                 return cls((rows, columns), *_full_pattern(rows, columns), values)
-            j, i = np.nonzero(dense.T)
-            p = np.zeros(columns + 1, dtype=np.int64)
-            np.cumsum(np.bincount(j, minlength=columns), out=p[1:])
-            return cls((rows, columns), p, i.astype(np.int64), dense[i, j][None])
+            p, i, places = _pattern_of(nonzero)
+            return cls((rows, columns), p, i, dense.reshape(-1)[places][None])
         if dense.ndim == 3 and batch:
             size, rows, columns = dense.shape
             require_memory(name, NUMBER * dense.size)
@@ -125,6 +130,21 @@ class SparseMatrix:
         return mirror if find_mirror(self.p, self.i, mirror) else None
 
 
+def _pattern_of(nonzero: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
+    """The pattern (p, i) of a dense matrix, and where its entries stand in it by rows."""
+    columns = nonzero.shape[1]
+    j, i = np.nonzero(nonzero.T)
+    p = np.zeros(columns + 1, dtype=np.int64)
+    np.cumsum(np.bincount(j, minlength=columns), out=p[1:])
+    return p, i.astype(np.int64), i * columns + j
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_pattern(columns: int, nonzero: bytes) -> tuple[Ints, Ints, Ints]:
+    """`_pattern_of` a matrix by rows, as it is hashed; none changes its arrays."""
+    return _pattern_of(np.frombuffer(nonzero, dtype=np.bool_).reshape(-1, columns))
+
+
 def _full_pattern(rows: int, columns: int) -> tuple[Ints, Ints]:
     """The pattern of a matrix without zeros."""
     p = np.arange(columns + 1, dtype=np.int64) * rows
@@ -138,14 +158,14 @@ def _shared_full_pattern(rows: int, columns: int) -> tuple[Ints, Ints]:
 
 
 def numbers(name: str, value: Any) -> Floats:
-    """A float64 array of what the user gave, or a `ShapeError`."""
-    array = _array(name, value)
+    """A float64 array of what the user gave, in the layout of kernels, or a `ShapeError`."""
+    array = _real(name, value)
     require_memory(name, NUMBER * array.size)
     return kernel_array(array)
 
 
-def _array(name: str, value: Any) -> npt.NDArray[Any]:
-    """An array of numbers, or a `ShapeError`; no copy where the user gave one."""
+def _real(name: str, value: Any) -> npt.NDArray[Any]:
+    """An array of real numbers, or a `ShapeError`; no copy where the user gave one."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # nested sequences of unequal lengths
@@ -163,7 +183,7 @@ def _vector(name: str, value: Vector, size: int, default: float, batch: bool) ->
     if value is None:
         return np.full((1, size), default)
     # A copy: what the user does to the array later is no business of a solution's residuals.
-    array = numbers(name, value).copy()
+    array = np.array(_real(name, value), dtype=np.float64, order="C")
     if array.ndim == 0:
         return np.full((1, size), float(array))
     ranks = (1, 2) if batch else (1,)
@@ -171,6 +191,18 @@ def _vector(name: str, value: Vector, size: int, default: float, batch: bool) ->
         expected = f"({size},)" + (f" or (batch, {size})" if batch else "")
         raise ShapeError(f"{name}: expected shape {expected}, got {np.shape(value)}.")
     return array[None] if array.ndim == 1 else array
+
+
+def _form(name: str, value: Any) -> Form:
+    """How a datum was given."""
+    if value is None or isinstance(value, Sparse):
+        return value
+    if scipy.sparse.issparse(value):
+        return StoredPattern(value)
+    rank = np.ndim(value)
+    if rank == (3 if name in "HAC" else 2):
+        return "batched"
+    return "scalar" if rank == 0 else "shared"
 
 
 class QP:
@@ -235,12 +267,12 @@ class QP:
     ) -> None:
         if g is None:
             raise ShapeError("g: expected a vector, got None.")
-        g_array = _array("g", g)
-        if g_array.ndim not in ((1, 2) if batch else (1,)):
+        shape = _real("g", g).shape
+        if len(shape) not in ((1, 2) if batch else (1,)):
             raise ShapeError(
-                f"g: expected shape (n,){' or (batch, n)' if batch else ''}, got {g_array.shape}."
+                f"g: expected shape (n,){' or (batch, n)' if batch else ''}, got {shape}."
             )
-        n = g_array.shape[-1]
+        n = shape[-1]
         require_memory(f"g of {n} entries", VECTORS * NUMBER * n)
         self.n = n
         self.H = self._matrix("H", H, n, batch)
@@ -255,14 +287,7 @@ class QP:
         self._set_vectors(given, batch)
         self.batch = self._batch_size()
         self.is_batch = batch
-        self._batched = {
-            name
-            for name, value in given.items()
-            if value is not None and np.ndim(value) == (3 if name in "HAC" else 2)
-        }
-        self.forms: dict[str, Form] = {
-            name: self._form(name, value) for name, value in given.items()
-        }
+        self.forms: dict[str, Form] = {name: _form(name, value) for name, value in given.items()}
         self.invalid = np.zeros(self.batch, dtype=np.bool_)
         if not settle(self.data()):
             self._find_bad_values(NAMES)
@@ -282,7 +307,7 @@ class QP:
         problem._set_vectors(vectors, batch=False)
         problem.forms = {
             **self.forms,
-            **{name: self._form(name, value) for name, value in vectors.items()},
+            **{name: _form(name, value) for name, value in vectors.items()},
         }
         if not settle(problem.data()):
             problem._find_bad_values(vectors)
@@ -294,9 +319,20 @@ class QP:
         stored = form is None or isinstance(form, (Sparse, StoredPattern))
         return len(matrix.i) if stored else math.prod(matrix.shape)
 
+    def given_vectors(self) -> dict[str, Vector]:
+        """The vectors of the QP, which is no batch, in the forms that they were given in."""
+        given: dict[str, Vector] = {}
+        for name in ("g", "b", "l", "u", "lb", "ub"):
+            form, values = self.forms[name], getattr(self, name)[0]
+            # Of a scalar side of no rows no value is left, and none counts.
+            scalar = values[0] if len(values) else 0.0
+            given[name] = None if form is None else scalar if form == "scalar" else values
+        return given
+
     def has_batch_axis(self, name: str) -> bool:
         """Whether a datum was given with a batch axis."""
-        return name in self._batched
+        form = self.forms[name]
+        return form == "batched" or (isinstance(form, Sparse) and form.ndim == 3)
 
     def _require_partners(self, given: Mapping[str, Any]) -> None:
         """Raise `ShapeError` where a vector is given without its matrix, or b is missing."""
@@ -318,18 +354,6 @@ class QP:
         for name in sides.keys() & given.keys():
             absent = -np.inf if name.startswith("l") else np.inf
             setattr(self, name, _vector(name, given[name], sides[name], absent, batch))
-
-    def _form(self, name: str, value: Any) -> Form:
-        """How a datum was given."""
-        if value is None:
-            return None
-        if isinstance(value, Sparse):
-            return value
-        if name in self._batched:
-            return "batched"
-        if scipy.sparse.issparse(value):
-            return StoredPattern(value)
-        return "scalar" if np.ndim(value) == 0 else "shared"
 
     def _find_bad_values(self, names: Collection[str]) -> None:
         """Reject NaN, infinite entries and crossed bounds among the data of these names."""
@@ -360,7 +384,7 @@ class QP:
         """Mark the samples with bad values in a batched datum; raise where it is not batched."""
         if not bad.any():
             return
-        if self._batched.intersection(names):
+        if any(map(self.has_batch_axis, names)):
             self.invalid |= bad.any(axis=1)
             return
         at = int(np.flatnonzero(bad[0])[0])
@@ -387,7 +411,7 @@ class QP:
         kind = np.dtype(dtype)
         eps = np.finfo(kind).eps if kind.kind == "f" else np.finfo(np.float64).eps
         skewed = skew > ROUNDINGS * eps * size
-        if skewed.any() and "H" not in self._batched:
+        if skewed.any() and not self.has_batch_axis("H"):
             raise SymmetryError(
                 f"H: expected a symmetric matrix, got one with |H - H'| up to {skew[0]:.3g}."
             )

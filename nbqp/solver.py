@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +20,11 @@ from nbqp.kernels.status import (
     TIME_LIMIT_REACHED,
 )
 from nbqp.kernels.structure import Floats, Output, Scaling
-from nbqp.problem import QP, Matrix, Vector
+from nbqp.problem import NAMES, QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import Certificate, Info, Solution, Status
 from nbqp.sparse import Sparse
-from nbqp.threads import OutOfTime, Watch
+from nbqp.threads import OutOfTime, Watch, start_watch
 
 WarmStartLike = Solution | tuple[Floats, Floats, Floats, Floats]
 
@@ -34,7 +33,7 @@ class _State(NamedTuple):
     """What a `Solver` holds, replaced as a whole: nothing that interrupts an update leaves a half of it."""
 
     problem: QP
-    arguments: dict[str, Any]  # copies: what the user does to them in place is no update
+    matrices: dict[str, Matrix]  # copies: what the user does to them in place is no update
     analysis: Analysis
     scaling: Scaling | None
 
@@ -88,7 +87,7 @@ class Solver:
         problem, watch = read_qp(arguments), Watch()
         analysis = analyse_qp(problem, watch)
         _require_convex(problem, analysis, watch)
-        self._state = _State(problem, copy.deepcopy(arguments), analysis, scaling=None)
+        self._state = _State(problem, copy.deepcopy({"H": H, "A": A, "C": C}), analysis, None)
 
     @property
     def problem(self) -> QP:
@@ -110,25 +109,23 @@ class Solver:
         """
         held = self._state
         for name in data:
-            if name not in held.arguments:
-                raise ShapeError(
-                    f"{name}: expected one of {', '.join(held.arguments)}, got another name."
-                )
-        if not data.keys() & {"H", "A", "C"}:
+            if name not in NAMES:
+                raise ShapeError(f"{name}: expected one of {', '.join(NAMES)}, got another name.")
+        matrices = data.keys() & held.matrices
+        if not matrices:
             problem = held.problem.with_vectors(data)
             # From now on solves share it; a single solve finds its own on the way.
             scaling = find_scaling(problem, Watch()) if held.scaling is None else held.scaling
-            arguments = held.arguments | copy.deepcopy(data)
-            self._state = _State(problem, arguments, held.analysis, scaling)
+            self._state = held._replace(problem=problem, scaling=scaling)
             return
-        for name in data.keys() & {"H", "A", "C"}:
+        for name in matrices:
             size, given = getattr(held.problem, name).shape, getattr(data[name], "shape", ())
             # What else an argument may be is judged with the others.
             if len(given) == 2 and given != size:
                 raise PatternError(
                     f"{name}: expected the shape {size} that the solver was made for, got {given}."
                 )
-        arguments = held.arguments | data
+        arguments = {**held.problem.given_vectors(), **held.matrices, **data}
         problem = read_qp(arguments)
         sizes = (held.problem.n, held.problem.n_eq, held.problem.n_in)
         if (problem.n, problem.n_eq, problem.n_in) != sizes:
@@ -137,7 +134,7 @@ class Solver:
                 f"was made for, got {(problem.n, problem.n_eq, problem.n_in)}."
             )
         anew = False
-        for name in ("H", "A", "C"):
+        for name in held.matrices:
             mine, its = getattr(held.problem, name), getattr(problem, name)
             same = np.array_equal(mine.p, its.p) and np.array_equal(mine.i, its.i)
             given = arguments[name]
@@ -149,8 +146,8 @@ class Solver:
         if "H" in data:
             _require_convex(problem, analysis, watch)
         # Nothing has changed before all of it has been found good.
-        arguments = held.arguments | copy.deepcopy(data)
-        self._state = _State(problem, arguments, analysis, scaling=None)
+        copies = copy.deepcopy({name: data[name] for name in matrices})
+        self._state = _State(problem, held.matrices | copies, analysis, None)
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given.
@@ -163,7 +160,7 @@ class Solver:
             The solve would take more memory than there is.
         """
         qp, _, analysis, scaling = self._state
-        watch = _watch(self.settings)
+        watch = start_watch(self.settings.time_limit, _load)
         warm = to_warm_start(warm_start, (qp.n, qp.n_eq, qp.n_in, qp.n), None)
         out = new_output(qp)
         run_time = run_solves(qp, analysis, self.settings, warm, watch, 1, out, scaling)
@@ -172,15 +169,8 @@ class Solver:
 
 @functools.cache
 def _load() -> None:
-    """Compile the kernels of a solve, or load them: no time limit counts that."""
+    """Compile the kernels of a solve, or load them."""
     solve_qp([[2.0, 1.0], [1.0, 2.0]], np.ones(2))
-
-
-def _watch(settings: Settings) -> Watch:
-    """The clock of a call, started."""
-    if settings.time_limit < math.inf:
-        _load()
-    return Watch(settings.time_limit)
 
 
 def _solution(qp: QP, settings: Settings, out: Output, run_time: float) -> Solution:
@@ -286,7 +276,7 @@ def solve_qp(
     ('SOLVED', array([0.5, 0.5]))
     """
     settings = to_settings(settings)
-    watch = _watch(settings)
+    watch = start_watch(settings.time_limit, _load)
     arguments = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
     qp = read_qp(arguments)
     warm = to_warm_start(warm_start, (qp.n, qp.n_eq, qp.n_in, qp.n), None)

@@ -65,11 +65,12 @@ def _shared_pool() -> ThreadPoolExecutor:
 
 def thread_count(batch: int, most: int | None) -> int:
     """How many threads a batch deserves: at most `most`, None for the number of processors."""
-    if most is None:
-        most = _processors()
-    elif not isinstance(most, Integral) or isinstance(most, bool) or most < 1:
+    if most is not None and (not isinstance(most, Integral) or isinstance(most, bool) or most < 1):
         raise SettingsError(f"threads: expected None or an integer of at least 1, got {most!r}.")
-    return min(int(most), max(1, batch // SAMPLES_PER_THREAD))
+    worthwhile = max(1, batch // SAMPLES_PER_THREAD)
+    if worthwhile == 1:
+        return 1
+    return min(_processors() if most is None else int(most), worthwhile)
 
 
 class OutOfTime(Exception):
@@ -117,6 +118,13 @@ class Watch:
     def needed(self, seconds: float) -> bool:
         """Whether work of so many seconds, estimated, is to run where this thread can watch it."""
         return self.timed or (seconds > LONG and _in_main_thread())
+
+
+def start_watch(time_limit: float, load: Callable[[], None]) -> Watch:
+    """The watch of a call that begins now; `load`, which compiles or loads its kernels, counts for no limit."""
+    if time_limit < math.inf:
+        load()
+    return Watch(time_limit)
 
 
 def _in_main_thread() -> bool:

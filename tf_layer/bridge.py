@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +22,7 @@ from tensorflow.python.eager import forwardprop_util
 from tensorflow.python.ops import script_ops
 
 import nbqp
+from nbqp.batch import solve_samples
 from nbqp.derivative import DIFFERENTIABLE, warn_of_multipliers
 from nbqp.kkt_system import (
     ActiveSet,
@@ -34,12 +36,15 @@ from nbqp.kkt_system import (
 from nbqp.problem import QP
 from nbqp.stored_pattern import StoredPattern
 
+try:
+    from tensorflow.python.eager.record import record_operation
+except ImportError:  # it is not public
+    record_operation = None
+
 OnFailure = Literal["raise", "nan", "keep"]
 Arrays = Sequence[npt.NDArray[Any]]
 Function = Callable[..., list[npt.NDArray[Any]]]
 
-COUNTS = 2
-"""So many integers of a sample are its status and its Newton steps; its sides follow."""
 DIFFERENTIABLE_CODES = [status.value for status in DIFFERENTIABLE]
 """The values of the statuses that come with a derivative."""
 
@@ -129,58 +134,61 @@ def _solve(about: Description, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[An
     Returns
     -------
     list
-        x, y, z, z_box, s_e, s_i, s_box side by side (batch, .), and, as int32 (batch, .), status,
-        Newton steps and the sides of rows and of bounds.
+        x (batch, n); y, z, z_box, s_e, s_i, s_box side by side (batch, .); and, as int32, the sides of rows
+        and bounds (batch, n_in + n), statuses and Newton steps (batch,).
     """
     start = Point(*arrays[-len(Point._fields) :]) if about.warm else None
-    solution = nbqp.solve_batch(
-        **about.arguments(arrays), settings=about.settings, warm_start=start
-    )
-    status = np.array([s.value for s in solution.status], dtype=np.int32)
-    failed = _failed(status)
+    qp = QP(**about.arguments(arrays), batch=True)
+    out, _ = solve_samples(qp, about.settings, start)
+    failed = _failed(out.status)
     if about.on_failure == "raise" and failed.any():
         k = int(np.flatnonzero(failed)[0])
+        status = nbqp.Status(out.status[k])
         raise nbqp.UnsolvedError(
-            f"solve_qp: expected every sample to be SOLVED, got {nbqp.Status(status[k]).name} for "
-            f"sample {k}; {int(failed.sum())} of {len(failed)} failed.{_hint(status[k])}"
+            f"solve_qp: expected every sample to be SOLVED, got {status.name} for sample {k}; "
+            f"{int(failed.sum())} of {len(failed)} failed.{_hint(status)}"
         )
-    point = Point(solution.x, solution.y, solution.z, solution.z_box)
-    shifts = Shifts(solution.s_e, solution.s_i, solution.s_box)
-    known = Point(*without_failed(failed, point))
-    moved = Shifts(*without_failed(failed, shifts))
-    active = find_active_set(solution.problem, known, moved, active_tolerance(solution))
-    values = np.concatenate((*point, *shifts), axis=1)
+    point = Point(*without_failed(failed, (out.x, out.y, out.z, out.z_box)))
+    shifts = Shifts(*without_failed(failed, (out.s_e, out.s_i, out.s_box)))
+    tolerance = active_tolerance(about.settings.eps_abs, out.residuals[:, 0])
+    active = find_active_set(qp, point, shifts, tolerance)
+    rest = np.concatenate((out.y, out.z, out.z_box, out.s_e, out.s_i, out.s_box), axis=1)
     if about.on_failure == "nan":
-        values[failed] = np.nan
-    columns = (status[:, None], solution.info.iter[:, None], *active)
-    return [values, np.concatenate(columns, axis=1, dtype=np.int32, casting="unsafe")]
+        out.x[failed] = rest[failed] = np.nan
+    sides = np.concatenate(active, axis=1, dtype=np.int32, casting="unsafe")
+    return [out.x, rest, sides, out.status.astype(np.int32), out.iter.astype(np.int32)]
 
 
-def _solve_kkt(
-    about: Description, codes: npt.NDArray[Any], r: npt.NDArray[Any], *matrices: npt.NDArray[Any]
+def _solve_adjoint(
+    about: Description,
+    sides: npt.NDArray[Any],
+    status: npt.NDArray[Any],
+    d_x: npt.NDArray[Any],
+    d_rest: npt.NDArray[Any],
+    *matrices: npt.NDArray[Any],
 ) -> list[npt.NDArray[Any]]:
     """Solve the adjoint system of each sample; failed ones by the policy.
 
     Parameters
     ----------
-    codes
-        The second array that `_solve` returns.
-    r
-        Right-hand sides: minus the derivative of the loss by the first one.
+    sides, status
+        As `_solve` returns them.
+    d_x, d_rest
+        Derivatives of the loss by the first two that `_solve` returns.
 
     Returns
     -------
     list
-        b1, b2 (of y, z, z_box) and b4 side by side.
+        b1; b2 (of y, z, z_box) and b4 side by side.
     """
     given = about.arguments(matrices)
-    n, n_in = about.n, codes.shape[1] - COUNTS - about.n
-    n_eq = (r.shape[1] - 3 * n - 2 * n_in) // 2
-    parts = np.split(r, np.cumsum((n, n_eq, n_in, n, n_eq, n_in)), axis=1)
-    active = ActiveSet(codes[:, COUNTS : COUNTS + n_in], codes[:, COUNTS + n_in :])
-    no_b = np.zeros((len(r), n_eq)) if "A" in given else None
-    qp = QP(**given, g=np.zeros((len(r), n)), b=no_b, batch=True)
-    status = codes[:, 0]
+    n = about.n
+    n_in = sides.shape[1] - n
+    n_eq = (d_rest.shape[1] - 2 * (n + n_in)) // 2
+    parts = _columns(-d_rest, (n_eq, n_in, n, n_eq, n_in, n))
+    active = ActiveSet(*_columns(sides, (n_in, n)))
+    no_b = np.zeros((len(d_x), n_eq)) if "A" in given else None
+    qp = QP(**given, g=np.zeros((len(d_x), n)), b=no_b, batch=True)
     failed = _failed(status)
     closest = status == nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE.value
     if about.order > 1 and closest.any():
@@ -188,19 +196,24 @@ def _solve_kkt(
             "solve_qp: expected feasible samples for second derivatives, got the closest feasible QP "
             f"of sample {int(np.flatnonzero(closest)[0])}."
         )
-    point_parts = len(Point._fields)
-    r_point = Point(*without_failed(failed, parts[:point_parts]))
-    r_shifts = Shifts(*without_failed(failed, parts[point_parts:]))
+    r_point = Point(*without_failed(failed, (-d_x, *parts[:3])))
+    r_shifts = Shifts(*without_failed(failed, parts[3:]))
     warn_of_multipliers(closest, r_point)
     b, b4 = solve_adjoint(qp, active, r_point, r_shifts, closest, failed)
-    results = np.concatenate((*b, b4), axis=1)
+    b1, rest = b.x, np.concatenate((*b[1:], b4), axis=1)
     if about.on_failure == "nan":
-        results[failed] = np.nan
-    return [results]
+        b1[failed] = rest[failed] = np.nan
+    return [b1, rest]
 
 
-def _hint(status: np.int32) -> str:
-    if status == nbqp.Status.NONCONVEX.value:
+def _columns(array: npt.NDArray[Any], widths: Sequence[int]) -> list[npt.NDArray[Any]]:
+    """Its parts of these widths, which stand side by side."""
+    ends = itertools.accumulate(widths)
+    return [array[:, end - width : end] for end, width in zip(ends, widths, strict=True)]
+
+
+def _hint(status: nbqp.Status) -> str:
+    if status == nbqp.Status.NONCONVEX:
         return (
             " H has a negative eigenvalue: single precision leaves some where a product such as L'L has low "
             "rank, double precision does not."
@@ -208,7 +221,7 @@ def _hint(status: np.int32) -> str:
     return ""
 
 
-def _failed(status: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+def _failed(status: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     failed: npt.NDArray[np.bool_] = status != DIFFERENTIABLE_CODES[0]
     for code in DIFFERENTIABLE_CODES[1:]:
         failed &= status != code
@@ -222,9 +235,9 @@ def _described(function: Function) -> Function:
     )
 
 
-SOLVE = "nbqp_solve_v3"
-SOLVE_KKT = "nbqp_solve_kkt_v3"
-_functions: dict[str, Function] = {SOLVE: _solve, SOLVE_KKT: _solve_kkt}
+SOLVE = "nbqp_solve_v4"
+ADJOINT = "nbqp_adjoint_v4"
+_functions: dict[str, Function] = {SOLVE: _solve, ADJOINT: _solve_adjoint}
 _ops = {name: _described(function) for name, function in _functions.items()}
 # The registry has no public face for a fixed name; the names that it makes up are counters, and a
 # saved graph that holds a counter calls whatever function has it in the process that loads it.
@@ -238,11 +251,10 @@ def call(
     dtypes: Sequence[tf.DType],
     shapes: Sequence[Sequence[int | None]],
 ) -> list[Any]:
-    """Run SOLVE or SOLVE_KKT on tensors."""
-    differentiable = [t for t in tensors if tf.is_tensor(t)]
-    if tf.executing_eagerly() and not any(map(tf.is_symbolic_tensor, differentiable)):
-        results = _functions[name](description, *(np.asarray(t) for t in tensors))
-        return [tf.convert_to_tensor(array) for array in results]
+    """Run SOLVE or ADJOINT on tensors or arrays; the results are arrays when eager."""
+    differentiable = [t for t in tensors if not isinstance(t, np.ndarray)]
+    if _is_eager(differentiable):
+        return _functions[name](description, *map(np.asarray, tensors))
     # No public face tells whether an accumulator watches.
     if forwardprop_util.pack_tangents(differentiable).tangents:
         raise NotImplementedError(
@@ -256,3 +268,32 @@ def call(
     for output, shape in zip(outputs, shapes, strict=True):
         output.set_shape(shape)
     return list(outputs)
+
+
+def with_gradient(
+    results: Sequence[Any], tensors: Collection[Any], gradient: Callable[..., list[Any]]
+) -> list[Any]:
+    """The results of `call` as functions of the tensors, with this gradient: from theirs to one for each tensor.
+
+    `tf.custom_gradient` is that; it examines its functions at each call, which would take longer than a small
+    QP, so that an eager call records the gradient as it does.
+    """
+    if record_operation is not None and _is_eager(tensors):
+        outputs = [to_tensor(result) for result in results]
+        record_operation("nbqp", outputs, list(tensors), gradient)
+        return outputs
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def known(*tensors: Any) -> Any:
+        return list(results), gradient
+
+    return list(known(*tensors))
+
+
+def to_tensor(result: Any) -> Any:
+    """A result of `call` as a tensor; tf.convert_to_tensor takes half as long again."""
+    return tf.constant(result) if isinstance(result, np.ndarray) else result
+
+
+def _is_eager(tensors: Iterable[Any]) -> bool:
+    return tf.executing_eagerly() and not any(map(tf.is_symbolic_tensor, tensors))

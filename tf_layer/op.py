@@ -8,22 +8,24 @@ pruned from a graph, and second derivatives follow from the same solve.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 import nbqp
 from nbqp.kkt_system import SIDES, Shifts, side_shares
 from nbqp.settings import to_settings
 from tf_layer.bridge import (
-    COUNTS,
+    ADJOINT,
     DIFFERENTIABLE_CODES,
     SOLVE,
-    SOLVE_KKT,
     OnFailure,
     call,
     check_on_failure,
+    to_tensor,
+    with_gradient,
 )
 from tf_layer.declarations import MATRICES
 from tf_layer.patterns import at_entries
@@ -53,6 +55,8 @@ class QPOutput(NamedTuple):
 
     def astype(self, dtype: Any) -> QPOutput:
         """The same with all but status and newton_steps cast."""
+        if dtype == self.x.dtype:
+            return self
         return QPOutput._make([*(tf.cast(part, dtype) for part in self[:PARTS]), *self[PARTS:]])
 
 
@@ -103,8 +107,8 @@ def solve_qp(
     Notes
     -----
     Everything is computed in double precision; the results have the dtype of g. Eager and
-    `tf.function`, unknown batch size, first and second order in reverse mode (of a closest feasible
-    QP the first). Not for XLA.
+    `tf.function`, unknown batch size, reverse mode of any order (of a closest feasible QP the
+    first). Not for XLA.
 
     Examples
     --------
@@ -126,26 +130,54 @@ def solve_qp(
     return outputs if problem.batched else QPOutput._make(part[0] for part in outputs)
 
 
-def _differentiable_solve(problem: Problem) -> QPOutput:
-    """The solution, differentiable twice.
-
-    The gradient of the outer function is written with the results of the inner one, which the tape
-    of a second derivative follows in turn.
+class _Solved(NamedTuple):
+    """What the solver returned, as tensors, or as arrays when eager: x; the other parts in real numbers side by
+    side; the sides of rows and bounds; statuses and Newton steps.
     """
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def inner(*tensors: Any) -> Any:
-        values, codes = _solve(problem, tensors)
-        return (values, codes), lambda d, _: _gradients(problem, tensors, values, codes, d)
+    x: Any
+    rest: Any
+    sides: Any
+    status: Any
+    newton_steps: Any
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def outer(*tensors: Any) -> Any:
-        values, codes = inner(*tensors)
-        return (values, codes), lambda d, _: _gradients(problem, tensors, values, codes, d)
 
-    values, codes = outer(*problem.tensors)
-    parts = _split(values, _value_widths(problem))
-    return QPOutput._make([*parts, *(tf.gather(codes, k, axis=1) for k in range(COUNTS))])
+def _differentiable_solve(problem: Problem) -> QPOutput:
+    solved = _with_gradient(problem, _solve(problem))
+    counts = map(to_tensor, (solved.status, solved.newton_steps))
+    return QPOutput(solved.x, *_split(solved.rest, _value_widths(problem)[1:]), *counts)
+
+
+def _solve(problem: Problem) -> _Solved:
+    n, _, n_in, _ = problem.point_widths()
+    batch = problem.batch
+    outputs = call(
+        SOLVE,
+        problem.description,
+        [*problem.tensors.values(), *problem.constants.values(), *problem.parts, *problem.start],
+        [DOUBLE, DOUBLE, tf.int32, tf.int32, tf.int32],
+        [
+            (batch, n),
+            (batch, _total(_value_widths(problem)[1:])),
+            (batch, _total([n_in, n])),
+            (batch,),
+            (batch,),
+        ],
+    )
+    return _Solved._make(outputs)
+
+
+def _with_gradient(problem: Problem, solved: _Solved) -> _Solved:
+    """A known solution as a function of the tensors, with every derivative.
+
+    What its gradient needs of the solution is such a function again.
+    """
+
+    def gradient(*cotangents: Any) -> list[Any]:
+        return _gradients(problem, solved, cotangents)
+
+    x, rest = with_gradient((solved.x, solved.rest), problem.tensors.values(), gradient)
+    return solved._replace(x=x, rest=rest)
 
 
 def _value_widths(problem: Problem) -> tuple[Any, ...]:
@@ -154,12 +186,25 @@ def _value_widths(problem: Problem) -> tuple[Any, ...]:
     return *point, *point[1:]
 
 
+def _adjoint_widths(problem: Problem) -> tuple[Any, ...]:
+    """Columns of b1, b2 (of y, z, z_box) and b4."""
+    return *problem.point_widths(), problem.description.n
+
+
 def _split(values: Any, widths: Sequence[Any]) -> list[Any]:
     """The parts of these widths, integers or tensors, that stand side by side."""
-    parts = tf.split(values, widths, axis=1)
-    for part, width in zip(parts, widths, strict=True):
-        if isinstance(width, int):
-            part.set_shape([values.shape[0], width])
+    known = _total(widths) is not None
+    # Half of what tf.split takes of a list.
+    parts = tf.raw_ops.SplitV(
+        value=values,
+        size_splits=np.array(widths) if known else widths,
+        axis=1,
+        num_split=len(widths),
+    )
+    if not known:
+        for part, width in zip(parts, widths, strict=True):
+            if isinstance(width, int):
+                part.set_shape([values.shape[0], width])
     return list(parts)
 
 
@@ -168,50 +213,44 @@ def _total(widths: Sequence[Any]) -> int | None:
     return sum(widths) if all(isinstance(width, int) for width in widths) else None
 
 
-def _solve(problem: Problem, tensors: Sequence[Any]) -> list[Any]:
-    _, _, n_in, n = problem.point_widths()
-    return call(
-        SOLVE,
-        problem.description,
-        [*tensors, *problem.constants.values(), *problem.parts, *problem.start],
-        [DOUBLE, tf.int32],
-        [
-            (problem.batch, _total(_value_widths(problem))),
-            (problem.batch, _total([COUNTS, n_in, n])),
-        ],
-    )
-
-
-def _gradients(
-    problem: Problem, tensors: Sequence[Any], values: Any, codes: Any, cotangent: Any
-) -> list[Any]:
+def _gradients(problem: Problem, solved: _Solved, cotangents: Sequence[Any]) -> list[Any]:
     """The gradient of each tensor: outer products of the adjoint with the solution."""
-    if problem.description.on_failure != "raise":
-        # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
-        solved = tf.reduce_any(tf.equal(codes[:, :1], DIFFERENTIABLE_CODES), axis=1, keepdims=True)
-        values = tf.where(solved, values, tf.zeros_like(values))
-    x, y, z, _, s_e, s_i, _ = _split(values, _value_widths(problem))
-    named = problem.named(tensors)
-    w = _kkt_solution(problem, named, codes, -cotangent)
-    *b, b4 = _split(w, _adjoint_widths(problem))
-    _, _, n_in, n = problem.point_widths()
-    _, side, side_box = _split(codes, (COUNTS, n_in, n))
-    vectors = {
-        "g": lambda: b[0],
-        "b": lambda: -b[1],
-        "l": lambda: -_share(side, LOW) * b[2],
-        "u": lambda: -_share(side, HIGH) * b[2],
-        "lb": lambda: -_share(side_box, LOW) * b[3],
-        "ub": lambda: -_share(side_box, HIGH) * b[3],
-    }
-    gradients = _matrix_gradients(problem, named, b, (x, y, z), b4, (s_e, s_i))
-    gradients |= {name: vectors[name]() for name in named if name in vectors}
+    named = problem.tensors
+    b1, rest = _adjoint(problem, solved, cotangents)
+    gradients = {"g": b1}
+    if named.keys() != gradients.keys():
+        *b2, b4 = _split(rest, _adjoint_widths(problem)[1:])
+        gradients |= _side_gradients(problem, named, solved.sides, b2)
+    if named.keys() & set(MATRICES):
+        x, others, *_ = _with_gradient(problem, solved)
+        if problem.description.on_failure != "raise":
+            # A sample that failed may hold NaN, which must not enter products with its zero adjoint.
+            status = to_tensor(solved.status)[:, tf.newaxis]
+            known = tf.reduce_any(tf.equal(status, DIFFERENTIABLE_CODES), axis=1, keepdims=True)
+            x, others = (tf.where(known, part, tf.zeros_like(part)) for part in (x, others))
+        y, z, _, s_e, s_i, _ = _split(others, _value_widths(problem)[1:])
+        gradients |= _matrix_gradients(problem, named, (b1, *b2), (x, y, z), b4, (s_e, s_i))
     return [_summed(gradients[name], tensor) for name, tensor in named.items()]
 
 
-def _adjoint_widths(problem: Problem) -> tuple[Any, ...]:
-    """Columns of b1, b2 (of y, z, z_box) and b4."""
-    return *problem.point_widths(), problem.description.n
+def _side_gradients(
+    problem: Problem, named: Container[str], sides: Any, b2: Sequence[Any]
+) -> dict[str, Any]:
+    """dL/d(side) = -b2 on the rows that hold on to it, for b, l, u, lb and ub, where they are tensors."""
+    b_y, b_z, b_box = b2
+    side, side_box = _split(sides, problem.point_widths()[2:])
+    held = {
+        "l": (side, LOW, b_z),
+        "u": (side, HIGH, b_z),
+        "lb": (side_box, LOW, b_box),
+        "ub": (side_box, HIGH, b_box),
+    }
+    gradients = {
+        name: -_share(of, shares) * part
+        for name, (of, shares, part) in held.items()
+        if name in named
+    }
+    return {"b": -b_y, **gradients} if "b" in named else gradients
 
 
 LOW, HIGH = side_shares(SIDES)
@@ -262,7 +301,8 @@ def _summed(gradient: Any, tensor: Any) -> Any:
     """
     if gradient.shape.rank > tensor.shape.rank:
         return tf.reduce_sum(gradient, axis=0)
-    if tensor.shape[0] not in (None, 1):
+    size = tensor.shape[0]
+    if size not in (None, 1) or size == gradient.shape[0] == 1:
         return gradient
     return tf.cond(
         tf.equal(tf.shape(tensor)[0], 1),
@@ -271,45 +311,45 @@ def _summed(gradient: Any, tensor: Any) -> Any:
     )
 
 
-def _kkt_solution(
-    problem: Problem, named: dict[str, Any], codes: Any, r: Any, order: int = 1
-) -> Any:
-    """b1, b2 and b4 for r = -dL/d(x, y, z, z_box, s_e, s_i, s_box), both side by side.
+def _adjoint(
+    problem: Problem, solved: _Solved, cotangents: Sequence[Any], order: int = 1
+) -> tuple[Any, Any]:
+    """b1, and b2 and b4 side by side, of the adjoint system K b = -d; cotangents: d, of x and of the rest.
 
-    Its own gradient, where no sample has shifts, is one more solve: with w = K^-1 r and s = K^-1 dL/dw,
-    dL/dr = s and dL/dK = -s w'; r_s has no effect then, as rows of V are independent.
+    Its own gradient, where no sample has shifts, is one more solve: with K a = -dL/db, dL/dd = a and
+    dL/dK = a b'; d of shifts has no effect then, as rows of V are independent.
     """
-    names = [name for name in MATRICES if name in named]
+    matrices = {name: part for name, part in problem.tensors.items() if name in MATRICES}
     constant = {name: part for name, part in problem.constants.items() if name in MATRICES}
     description = dataclasses.replace(
-        problem.description, dense=(*names, *constant), order=order, warm=False
+        problem.description, dense=(*matrices, *constant), order=order, warm=False
+    )
+    widths = _adjoint_widths(problem)[1:]
+
+    inputs = [*cotangents, *matrices.values()]
+    found = call(
+        ADJOINT,
+        description,
+        [solved.sides, solved.status, *inputs, *constant.values(), *problem.parts],
+        [DOUBLE, DOUBLE],
+        [(problem.batch, problem.description.n), (problem.batch, _total(widths))],
     )
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def kkt_solution(r: Any, *matrices: Any) -> Any:
-        widths = _adjoint_widths(problem)
-        (w,) = call(
-            SOLVE_KKT,
-            description,
-            [codes, r, *matrices, *constant.values(), *problem.parts],
-            [DOUBLE],
-            [(problem.batch, _total(widths))],
-        )
+    def known() -> list[Any]:
+        return with_gradient(found, inputs, gradient)
 
-        def gradient(cotangent: Any) -> list[Any]:
-            no_shifts = [tf.zeros_like(part) for part in _split(r, _value_widths(problem))[POINT:]]
-            *right, _ = _split(cotangent, widths)
-            s = _kkt_solution(
-                problem, named, codes, tf.concat([*right, *no_shifts], axis=1), order + 1
-            )
-            *s, _ = _split(s, widths)
-            given = dict(zip(names, matrices, strict=True))
-            by_name = _matrix_gradients(
-                problem, given, [-part for part in s], _split(w, widths)[:3]
-            )
-            by_matrix = [_summed(by_name[name], given[name]) for name in names]
-            return [tf.concat([*s, *no_shifts], axis=1), *by_matrix]
+    def gradient(d_b1: Any, d_b: Any) -> list[Any]:
+        b1, rest = known()
+        shifts = _split(cotangents[1], _value_widths(problem)[1:])[POINT - 1 :]
+        no_shifts = [tf.zeros_like(part) for part in shifts]
+        *d_b2, _ = _split(d_b, widths)
+        d_b = tf.concat([*d_b2, *no_shifts], axis=1)
+        a1, a = _adjoint(problem, solved, (d_b1, d_b), order + 1)
+        *a2, _ = _split(a, widths)
+        *b2, _ = _split(rest, widths)
+        by_name = _matrix_gradients(problem, matrices, (a1, *a2), (b1, *b2[:2]))
+        by_matrix = [_summed(by_name[name], matrix) for name, matrix in matrices.items()]
+        return [a1, tf.concat([*a2, *no_shifts], axis=1), *by_matrix]
 
-        return w, gradient
-
-    return kkt_solution(r, *(named[name] for name in names))
+    b1, rest = known()
+    return b1, rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
@@ -26,15 +27,15 @@ POINT = len(Point._fields)
 class Problem(NamedTuple):
     """A problem in double precision with a batch.
 
-    tensors: the data that may have gradients, which the description names first; constants: dense ones
-    without, arrays by name; parts: the arrays of sparse constants and of patterns; entries: rows and columns
-    of what the values of each pattern are, by name; start: x, y, z, z_box of a warm start, or nothing; rows:
-    of A and C, integers or tensors; batch: its size, where it is known before the graph runs; dtype: of
-    the results; batched: whether the user gave a batch.
+    tensors: the data that may have gradients, by name; constants: dense ones without, which are arrays;
+    parts: the arrays of sparse constants and of patterns; entries: rows and columns of what the values of
+    each pattern are, by name; start: x, y, z, z_box of a warm start, or nothing; rows: of A and C, integers
+    or tensors; batch: its size, where it is known before the graph runs; dtype: of the results; batched:
+    whether the user gave a batch.
     """
 
     description: Description
-    tensors: tuple[Any, ...]
+    tensors: dict[str, Any]
     constants: dict[str, Any]
     parts: tuple[Any, ...]
     entries: dict[str, tuple[Any, Any]]
@@ -43,10 +44,6 @@ class Problem(NamedTuple):
     batch: int | None
     dtype: tf.DType
     batched: bool
-
-    def named(self, tensors: Sequence[Any]) -> dict[str, Any]:
-        """Tensors in the place of `tensors` by the names of their data."""
-        return dict(zip(self.description.dense, tensors, strict=False))
 
     def point_widths(self) -> tuple[Any, ...]:
         """Columns of x, y, z, z_box, integers or tensors."""
@@ -97,7 +94,7 @@ def prepare(
             patterns=tuple((k, pattern.shape) for k, pattern in patterns.items()),
             warm=warm_start is not None,
         ),
-        tensors=tuple(tensors.values()),
+        tensors=tensors,
         constants=constants,
         parts=tuple(
             part
@@ -139,9 +136,9 @@ def _batch_size(named: Iterable[tuple[str, Any]], dense_matrices: Container[str]
     return known.pop() if known else 1 if sizes == {1} else None
 
 
-def _is_array(value: Any) -> bool:
-    """Whether this cannot have a gradient. (A list may hold tensors.)"""
-    return isinstance(value, (np.ndarray, np.generic, Real))
+def _is_array(found: Any) -> bool:
+    """Whether this, an array or a tensor, cannot have a gradient."""
+    return isinstance(found, np.ndarray)
 
 
 def _start(warm_start: Sequence[Any], batched: bool) -> tuple[Any, ...]:
@@ -178,10 +175,11 @@ def _widened(H: Any, pattern: StoredPattern | None) -> Any:
     return tf.where(skew <= allowed * size, 0.5 * (double + transposed), double)
 
 
-def _kind(numbers: Any) -> tf.DType | None:
+@functools.lru_cache(maxsize=64)
+def _kind(dtype: Any) -> tf.DType | None:
     """TensorFlow's dtype of numbers that may be, None for others."""
     try:
-        kind = tf.as_dtype(numbers.dtype)
+        kind = tf.as_dtype(dtype)
     except TypeError:
         return None
     return kind if kind.is_floating or kind.is_integer else None
@@ -199,7 +197,9 @@ def _numbers(name: str, value: Any) -> Any:
         raise nbqp.ShapeError(f"{name}: expected a dense vector, got Sparse.")
     numbers = value.values if sparse else value
     try:
-        found: Any = np.asarray(numbers) if _is_array(numbers) else tf.convert_to_tensor(numbers)
+        # A list may hold tensors, which have gradients.
+        fixed = isinstance(numbers, (np.ndarray, np.generic, Real))
+        found: Any = np.asarray(numbers) if fixed else tf.convert_to_tensor(numbers)
     except (TypeError, ValueError) as error:
         raise nbqp.ShapeError(
             f"{name}: expected numbers, got {type(value).__name__}: {error}"
@@ -207,7 +207,7 @@ def _numbers(name: str, value: Any) -> Any:
     ranks = (2, 3) if name in MATRICES else (1, 2) if name in ("g", "b") else (0, 1, 2)
     ranks = (1, 2) if sparse else ranks
     rank = found.ndim if _is_array(found) else found.shape.rank
-    if rank not in ranks or _kind(found) is None:
+    if rank not in ranks or _kind(found.dtype) is None:
         raise nbqp.ShapeError(
             f"{name}: expected numbers of rank {' or '.join(map(str, ranks))}, got "
             f"{getattr(found.dtype, 'name', found.dtype)} of shape {found.shape}."

@@ -183,6 +183,22 @@ def test_updates_of_vectors_are_solved_like_new_problems() -> None:
     np.testing.assert_array_equal(solver.solve().x, fresh.x)
 
 
+def test_an_update_of_a_matrix_keeps_vectors_as_they_were_given() -> None:
+    """A scalar side stays one, whose gradient is a number, and what is done to an array later is no update."""
+    g, C = np.array([1.0, -3.0]), np.eye(2)
+    solver = nbqp.Solver(np.eye(2), g, C=C, u=1.0, lb=0.0, settings=SETTINGS)
+    solver.update(g=g, lb=-1.0)
+    g[:], C[:] = np.nan, np.nan
+    solver.update(H=2.0 * np.eye(2))
+    sol = solver.solve()
+    np.testing.assert_allclose(sol.x, [-0.5, 1.0], atol=1e-8)
+    gradients = nbqp.vjp(sol, dL_dx=np.array([1.0, 2.0]))
+    assert float(gradients.dL_du) == pytest.approx(2.0)
+    assert float(gradients.dL_dlb) == pytest.approx(0.0)
+    assert gradients.dL_db is None
+    assert gradients.dL_dl is None
+
+
 def test_updates_solve_the_new_problem() -> None:
     rng = np.random.default_rng(11)
     first, second = (random_qp(rng, kind="strictly_convex", n=12, n_eq=3, n_in=8) for _ in range(2))

@@ -144,6 +144,59 @@ def test_a_hessian_vector_product_agrees_with_differences(mode: str) -> None:
     np.testing.assert_allclose(found, (up - down) / (2 * h), atol=1e-5)
 
 
+def on_a_line(t: Any) -> Any:
+    """x of a QP whose H, A and g are affine in t."""
+    A, dA = np.ones((1, N)), DIRECTION[:1]
+    return solve_qp(
+        H + t * np.ones((N, N)), G[0] + t * DIRECTION[1], A + t * dA, [1.0], settings=EPS
+    ).x
+
+
+def expected_on_a_line(t: float) -> list[np.ndarray]:
+    """x and its derivatives by t: with K(t) z(t) = r(t), the k-th one of z is K^-1 (r^(k) - k K' z^(k-1))."""
+    dA = DIRECTION[:1]
+    A = np.ones((1, N)) + t * dA
+    K = np.block([[H + t, A.T], [A, np.zeros((1, 1))]])
+    dK = np.block([[np.ones((N, N)), dA.T], [dA, np.zeros((1, 1))]])
+    r = [np.append(-G[0] - t * DIRECTION[1], 1.0), np.append(-DIRECTION[1], 0.0), 0.0, 0.0]
+    z = [np.linalg.solve(K, r[0])]
+    for k in (1, 2, 3):
+        z.append(np.linalg.solve(K, r[k] - k * dK @ z[-1]))
+    return [part[:N] for part in z]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_third_order_agrees_with_derivatives_of_the_kkt_system(mode: str) -> None:
+    def third(t: Any) -> Any:
+        y = None
+        with tf.GradientTape() as outer:
+            outer.watch(t)
+            with tf.GradientTape() as middle:
+                middle.watch(t)
+                with tf.GradientTape() as inner:
+                    inner.watch(t)
+                    y = on_a_line(t)[0]
+                first = inner.gradient(y, t)
+            second = middle.gradient(first, t)
+        return [y, first, second, outer.gradient(second, t)]
+
+    found = in_mode(mode, third)(tf.constant(0.1, tf.float64))
+    expected = [part[0] for part in expected_on_a_line(0.1)]
+    assert np.abs(expected).min() > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_forward_over_reverse_mode_agrees_with_derivatives_of_the_kkt_system() -> None:
+    t = tf.constant(0.1, tf.float64)
+    with tf.autodiff.ForwardAccumulator(t, tf.ones_like(t)) as accumulator:
+        with tf.GradientTape() as tape:
+            tape.watch(t)
+            y = on_a_line(t)[0]
+        first = tape.gradient(y, t)
+    expected = expected_on_a_line(0.1)[2][0]
+    np.testing.assert_allclose(accumulator.jvp(first), expected, rtol=1e-6)
+
+
 def unrolled(g: Any) -> Any:
     for _ in range(3):
         g = solution(g) - 2.0 * g

@@ -236,8 +236,17 @@ def test_inputs_are_not_modified() -> None:
 
 def test_tensorflow_still_finds_the_ops_by_their_fixed_names() -> None:
     """Tells when TensorFlow moves the private registry that `bridge` writes to."""
-    for name in (bridge.SOLVE, bridge.SOLVE_KKT):
+    for name in (bridge.SOLVE, bridge.ADJOINT):
         assert script_ops._py_funcs.get(name) is bridge._ops[name]
+
+
+def test_gradients_are_recorded_as_by_custom_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tells, too, when TensorFlow moves the private function that records them."""
+    assert bridge.record_operation is not None
+    recorded = gradients(problem())
+    monkeypatch.setattr(bridge, "record_operation", None)
+    for name, gradient in gradients(problem()).items():
+        np.testing.assert_array_equal(recorded[name], gradient)
 
 
 @pytest.mark.parametrize(
