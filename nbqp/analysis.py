@@ -10,7 +10,7 @@ from nbqp.kernels.kkt import kkt_pattern, locate_entries
 from nbqp.kernels.structure import Entries, Factor, Pattern
 from nbqp.kernels.symbolic import analyse
 from nbqp.problem import QP
-from nbqp.threads import run_apart
+from nbqp.threads import hold_while_forking, run_apart
 
 KEPT = 32
 """So many analyses are kept, the latest ones."""
@@ -37,6 +37,7 @@ def _entries(pattern: Pattern) -> int:
 
 _kept: OrderedDict[tuple[object, ...], Analysis] = OrderedDict()
 _lock = threading.Lock()
+hold_while_forking(_lock)
 
 
 def _entries_kept() -> int:
