@@ -78,7 +78,8 @@ def active_tolerance(solution: Solution | BatchSolution) -> Floats:
     """Distance (batch,) at which a row counts as on its side, from the accuracy of the solution."""
     # NaN counts as nothing.
     reached: Floats = np.fmax(solution.settings.eps_abs, np.atleast_1d(solution.info.pri_res))
-    return ACTIVE * reached
+    with np.errstate(over="ignore"):  # of a sample that failed, which has no active rows
+        return ACTIVE * reached
 
 
 def without_failed(failed: Bools, parts: Iterable[Floats]) -> tuple[Floats, ...]:
