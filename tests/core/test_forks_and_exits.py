@@ -6,6 +6,7 @@ import os
 import threading
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ SOLVE = """
     import nbqp
 
     rng = np.random.default_rng(0)
-    g, C = rng.standard_normal((100, 5)), rng.standard_normal((3, 5))
+    g, C = rng.standard_normal((16, 5)), rng.standard_normal((3, 5))
 
     def solve(k=0):
         '''Of a pattern of its own for each k, which is analysed once.'''
@@ -85,6 +86,7 @@ FORK_WHILE_LOCKED = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="as plain Python it takes minutes")
 def test_forked_children_solve_while_threads_of_their_parent_do() -> None:
     assert processes.run(SOLVE + FORK_WHILE_BUSY) == "True\n"
 
