@@ -31,9 +31,10 @@ class Growth(NamedTuple):
     threads: int
 
 
-def growth(script: str, steps: int, *arguments: object, **environment: str) -> Growth:
+def growth(script: str, steps: int, *arguments: object) -> Growth:
     """Of a script that calls `measure(step, int(sys.argv[1]))`."""
-    shown = processes.run(MEASURE + script, steps, *arguments, **environment)
+    with processes.start(MEASURE + script, steps, *arguments) as process:
+        shown = processes.finish(process, limit=1800.0)
     (before, threads_before), (after, threads_after) = json.loads(shown)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return Growth((after - before) / unit, threads_after - threads_before)
