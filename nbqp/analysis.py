@@ -36,7 +36,7 @@ def _entries(pattern: Pattern) -> int:
 
 
 _kept: OrderedDict[tuple[object, ...], Analysis] = OrderedDict()
-_lock = threading.Lock()
+_lock = threading.RLock()
 hold_while_forking(_lock)
 
 

@@ -34,7 +34,10 @@ T = TypeVar("T")
 
 
 def hold_while_forking(lock: Any) -> None:
-    """Have a fork wait for a lock, so that the child finds it released, and what it guards whole."""
+    """Have a fork wait for a lock, so that the child finds it released, and what it guards whole.
+
+    lock: reentrant, as a signal handler may fork while its thread has it.
+    """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
             before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
@@ -71,7 +74,7 @@ class _Pool:
                 self._idle += 1
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _pool: _Pool | None = None
 
 
