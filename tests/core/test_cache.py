@@ -143,8 +143,8 @@ def test_where_no_folder_can_be_written_every_process_compiles(
     if home == "read-only":
         blocked.unlink()
         blocked.mkdir()
-        blocked.chmod(0o500)
         (blocked / ".cache").write_text("")
+        blocked.chmod(0o500)
     for _ in range(2):
         ran = installation.start(
             NUMBA_CACHE_DIR=str(blocked / ".cache" / "numba"),
