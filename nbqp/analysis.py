@@ -15,7 +15,7 @@ from nbqp.kernels.structure import Entries, Factor, Pattern
 from nbqp.kernels.symbolic import order_columns, plan_factor
 from nbqp.memory import NUMBER, UNQUESTIONED, VECTORS, available_memory, require_memory, too_large
 from nbqp.problem import QP
-from nbqp.threads import OutOfTime, Watch, run_apart
+from nbqp.threads import OutOfTime, Watch, hold_while_forking, run_apart
 
 KEPT = 32
 """So many analyses are kept, the latest ones."""
@@ -79,7 +79,8 @@ def _entries(pattern: Pattern) -> int:
 
 
 _kept: OrderedDict[tuple[object, ...], Analysis] = OrderedDict()
-_lock = threading.Lock()
+_lock = threading.RLock()
+hold_while_forking(_lock)
 
 
 def _entries_kept() -> int:

@@ -81,7 +81,8 @@ def active_tolerance(eps_abs: float, pri_res: Floats) -> Floats:
     """Distance (batch,) at which a row counts as on its side, from the accuracy of the solutions."""
     # NaN counts as nothing.
     reached: Floats = np.fmax(eps_abs, pri_res)
-    return ACTIVE * reached
+    with np.errstate(over="ignore"):  # of a sample that failed, which has no active rows
+        return ACTIVE * reached
 
 
 def without_failed(failed: Bools, parts: Iterable[Floats]) -> tuple[Floats, ...]:

@@ -1,7 +1,9 @@
 """The package's own threads: serial kernels without the GIL, side by side on parts of a batch.
 
 Numba's parallel loops are not used: their threading layers abort on concurrent calls or in forked
-children. The pool is made when first needed and anew after a fork.
+children. The pool is made when first needed and anew after a fork. A fork waits for whoever holds one of the
+locks, Numba's among them, while kernels compile: the child has the lock, but not the thread that would
+release it.
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from numbers import Integral
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 
 from nbqp.errors import SettingsError
 from nbqp.kernels.structure import Ints
@@ -32,18 +37,61 @@ LONG = 0.5
 
 T = TypeVar("T")
 
-_lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
+
+def hold_while_forking(lock: Any) -> None:
+    """Have a fork wait for a lock, so that the child finds it released, and what it guards whole.
+
+    lock: reentrant, as a signal handler may fork while its thread has it.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+        )
+
+
+class _Pool:
+    """Threads that take tasks from one queue, each started when no other is idle.
+
+    They are daemons, for which a process that ends does not wait: it may end while a daemon thread of the user
+    is in a long solve. (Those of `concurrent.futures` are waited for.)
+    """
+
+    def __init__(self, size: int) -> None:
+        self._missing = size
+        self._idle = 0
+        self._lock = threading.Lock()
+        self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Have a thread run the task; RuntimeError where the process may have no more of them."""
+        with self._lock:
+            if self._idle > 0:
+                self._idle -= 1
+            elif self._missing > 0:
+                threading.Thread(target=self._work, name="nbqp", daemon=True).start()
+                self._missing -= 1
+        self._tasks.put(task)
+
+    def _work(self) -> None:
+        while True:
+            self._tasks.get()()
+            with self._lock:
+                self._idle += 1
+
+
+_lock = threading.RLock()
+_pool: _Pool | None = None
 _loaded: set[object] = set()
 
 
 def _forget_pool() -> None:
     """A forked child has the pool object but none of its threads."""
-    global _pool, _lock
+    global _pool
     _pool = None
-    _lock = threading.Lock()
 
 
+hold_while_forking(_lock)
+hold_while_forking(global_compiler_lock)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
@@ -55,12 +103,32 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _shared_pool() -> ThreadPoolExecutor:
+def _shared_pool() -> _Pool:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(1 + (os.cpu_count() or 1), thread_name_prefix="nbqp")
+            _pool = _Pool(1 + (os.cpu_count() or 1))
         return _pool
+
+
+def _start(task: Callable[..., T], *arguments: Any) -> Future[T]:
+    """task(*arguments) in a thread of the pool, or in this one where no other can take it."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(task(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    try:
+        if sys.is_finalizing():  # daemons do not run any more
+            run()
+        else:
+            _shared_pool().submit(run)
+    except RuntimeError:  # no thread can be started
+        run()
+    return future
 
 
 def thread_count(batch: int, most: int | None) -> int:
@@ -145,10 +213,7 @@ def run_apart(task: Callable[[], T], watch: Watch) -> T:
     """
     if not watch.timed and not _in_main_thread():
         return task()
-    try:
-        part = _shared_pool().submit(task)
-    except RuntimeError:  # the interpreter is shutting down: no new threads
-        return task()
+    part = _start(task)
     try:
         if not _wait([part], watch):
             raise OutOfTime
@@ -169,12 +234,7 @@ def split_range(task: Callable[[int, int], None], size: int, threads: int) -> No
     An exception in any part is raised here, after all parts have ended.
     """
     edges = _edges(size, threads)
-    parts = []
-    for begin, end in itertools.pairwise(edges[1:]):
-        try:
-            parts.append(_shared_pool().submit(task, begin, end))
-        except RuntimeError:  # the interpreter is shutting down: no new threads
-            task(begin, end)
+    parts = [_start(task, *edge) for edge in itertools.pairwise(edges[1:])]
     try:
         task(edges[0], edges[1])
     finally:
@@ -215,11 +275,7 @@ def split_range_watched(
         return
     load_kernel(kernel, task)
     edges = _edges(size, threads)
-    try:
-        parts = [_shared_pool().submit(task, *edge) for edge in itertools.pairwise(edges)]
-    except RuntimeError:  # the interpreter is shutting down: no new threads
-        task(0, size)
-        return
+    parts = [_start(task, *edge) for edge in itertools.pairwise(edges)]
     try:
         if not _wait(parts, watch):
             watch.stop()

@@ -29,10 +29,10 @@ def run(script: str, *arguments: object, **environment: str) -> str:
         return finish(process)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    """What a process that ends well has printed; after five minutes it is killed."""
+def finish(process: subprocess.Popen[str], limit: float = 300.0) -> str:
+    """What a process that ends well has printed; after so many seconds it is killed."""
     try:
-        out, errors = process.communicate(timeout=300)
+        out, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

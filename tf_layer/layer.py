@@ -235,13 +235,16 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         self._check_shapes(n)
         for name, declared in self.data.items():
             if isinstance(declared, Learned):
-                self.learned[name] = self.add_weight(
+                weight = self.add_weight(
                     name=name,
                     shape=declared.weight_shape,
                     initializer=declared.initializer,
                     regularizer=declared.regularizer,
                     constraint=declared.constraint,
                 )
+                self.learned[name] = weight
+                # A tf.train.Checkpoint saves attributes, and passes over what collections hold.
+                setattr(self, f"learned_{name}", weight)
         if self.feasible:
             self.log_z0 = self.add_weight(name="log_z0", shape=(n,), initializer="zeros")
             if self.data["C"] is not None:
@@ -250,16 +253,17 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
                     name="log_slack", shape=(rows,), initializer="zeros"
                 )
         if self.warm_start:
-            for size in (n, *self._rows(self._named(input_shape), n), n):
-                self.memory.append(
-                    self.add_weight(
-                        name="memory",
-                        shape=(self.warm_start, size),
-                        initializer=keras.initializers.Constant(math.nan),
-                        trainable=False,
-                        autocast=False,
-                    )
+            sizes = (n, *self._rows(self._named(input_shape), n), n)
+            for part, size in zip(QPOutput._fields, sizes, strict=False):
+                weight = self.add_weight(
+                    name="memory",
+                    shape=(self.warm_start, size),
+                    initializer=keras.initializers.Constant(math.nan),
+                    trainable=False,
+                    autocast=False,
                 )
+                self.memory.append(weight)
+                setattr(self, f"memory_{part}", weight)
         super().build(input_shape)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""The decorators of all compiled code, and the stamp that keeps its cache honest.
+"""The decorators of all compiled code.
 
 Numba optimises and assembles a function together with all it calls, at every level of the call
 tree again. Inner kernels therefore stay intermediate code without wrappers for Python, and LLVM
@@ -6,19 +6,13 @@ links and sees each of them once, in the entry that they end up in: the machine 
 
 References to arrays and records are counted without atomic operations, inlined: counting took more than half
 of the time of the smallest QPs.
-
-Numba stamps a cached function with its *own* source file only: a callee that changed in
-another file would leave the old machine code running, also across upgrades. `entry` therefore
-stamps every cached function with one hash over the whole kernels package.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
-import hashlib
-import pathlib
-import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,22 +22,13 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder, Flags
 from numba.core.compiler_machinery import LoweringPass, register_pass
 from numba.core.typed_passes import AnnotateTypes, NativeLowering
 
+from nbqp.kernels.cache import CheckedCache
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # 'contract' allows fused multiply-add and nothing else: isnan and isinf keep their meaning, and
 # the order of every sum is the written one.
 FASTMATH = {"contract"}
-
-
-def _package_stamp() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-PACKAGE_STAMP = _package_stamp()
 
 
 @register_pass(mutates_CFG=False, analysis_only=True)
@@ -272,20 +257,7 @@ def entry(function: F) -> F:
     compiled = numba.njit(
         nogil=True, error_model="numpy", fastmath=FASTMATH, pipeline_class=_EntryCompiler
     )(function)
-    try:
-        compiled.enable_caching()
-    except RuntimeError:  # no writable cache folder: every process compiles for itself
-        return compiled  # type: ignore[no-any-return]
-    file = compiled._cache._cache_file
-    file._source_stamp = PACKAGE_STAMP
-    load_index = file._load_index
-
-    def load_readable_index() -> dict[Any, Any]:
-        """An index that names classes which an upgrade has renamed is a stale one."""
-        try:
-            return dict(load_index())
-        except (AttributeError, ImportError, pickle.UnpicklingError):
-            return {}
-
-    file._load_index = load_readable_index
+    # No writable cache folder: every process compiles for itself.
+    with contextlib.suppress(RuntimeError):
+        compiled._cache = CheckedCache(function)
     return compiled  # type: ignore[no-any-return]

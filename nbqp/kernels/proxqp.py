@@ -72,7 +72,10 @@ def _solve_closest(ws, options, cold):
     limits.max_steps[0] = min(max_steps, limits.steps[0] + CLOSEST_STEPS)
     code = run_closest(ws, options, cold and options.method != SEMISMOOTH)
     limits.max_steps[0] = max_steps
-    copy_point(ws.it, ws.best)
+    it = ws.it
+    # One that has overflowed is no better than the start.
+    if largest(it.x) < np.inf and largest(it.y) < np.inf and largest(it.z) < np.inf:
+        copy_point(it, ws.best)
     return code
 
 
