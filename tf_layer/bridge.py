@@ -235,6 +235,11 @@ def _described(function: Function) -> Function:
     )
 
 
+NO_GRADIENT = (
+    "solve_qp: expected no derivative of a vectorised loop (tf.vectorized_map, or tape.jacobian within another "
+    "tape), from which TensorFlow has dropped the gradients of its calls. Solve the samples in one call, as a "
+    "batch, or take tape.jacobian(..., experimental_use_pfor=False)."
+)
 SOLVE = "nbqp_solve_v4"
 ADJOINT = "nbqp_adjoint_v4"
 _functions: dict[str, Function] = {SOLVE: _solve, ADJOINT: _solve_adjoint}
@@ -285,7 +290,11 @@ def with_gradient(
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def known(*tensors: Any) -> Any:
-        return list(results), gradient
+        # The gradient goes past this, unless a loop has been vectorised since: that drops it without a word.
+        guarded = [
+            tf.raw_ops.PreventGradient(input=result, message=NO_GRADIENT) for result in results
+        ]
+        return guarded, gradient
 
     return list(known(*tensors))
 

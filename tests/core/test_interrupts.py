@@ -131,8 +131,7 @@ def raise_interrupt(*_: object, **__: object) -> None:
     ("name", "place"),
     [
         ("g", "nbqp.execution.shared_scaling"),
-        ("g", "copy.deepcopy"),
-        ("g", "nbqp.solver._State"),
+        ("g", "nbqp.problem.QP.with_vectors"),
         ("H", "nbqp.solver.find_nonconvex"),
         ("H", "copy.deepcopy"),
         ("H", "nbqp.solver._State"),

@@ -68,6 +68,25 @@ def test_every_dtype_policy_trains(policy: str) -> None:
     assert layer.learned["A"].dtype == layer.variable_dtype
 
 
+@pytest.mark.parametrize("scale", [2.0**15, 1e30])
+def test_a_scaled_loss_takes_the_step_of_the_plain_one(scale: float) -> None:
+    x = features()
+    kernels = []
+    for optimizer in (
+        keras.optimizers.SGD(0.1),
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=scale),
+    ):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.layers.Dense(N), QPLayer(H=np.eye(N), lb=-0.1)])
+        model.build((None, N))
+        start = model.layers[0].kernel.numpy()
+        model.compile(optimizer, "mse")
+        model.fit(x, np.abs(x), batch_size=len(x), verbose=0)
+        kernels.append(model.layers[0].kernel.numpy())
+    assert np.abs(kernels[0] - start).max() > 1e-3
+    np.testing.assert_allclose(kernels[1], kernels[0], atol=1e-6)
+
+
 def test_a_feasible_layer_solves_whatever_its_matrices() -> None:
     layer = QPLayer(A=Learned((6, N), "random_normal"), lb=0.0, feasible=True, return_solution=True)
     layer.build((None, N))

@@ -108,6 +108,46 @@ def test_jacobians(mode: str, parallel: bool) -> None:
     np.testing.assert_allclose(full, everywhere, atol=1e-9)
 
 
+def sensitivity(values: Any, parallel: bool) -> Any:
+    """The derivative of a sum of squares of a Jacobian."""
+    with tf.GradientTape() as outer:
+        outer.watch(values)
+        with tf.GradientTape(persistent=True) as inner:
+            inner.watch(values)
+            x = solve_qp(values, G[0], C=C, u=0.1, settings=EPS).x
+        jacobian = inner.jacobian(x, values, experimental_use_pfor=parallel)
+        size = tf.reduce_sum(jacobian**2)
+    return size, outer.gradient(size, values)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_jacobian_by_a_loop_is_differentiable_and_one_by_pfor_refuses(mode: str) -> None:
+    """TensorFlow drops the gradients of calls in a loop that it vectorises: they would be 0."""
+    step, direction = 1e-5, np.diag(np.arange(1.0, N + 1.0))
+    (above, _), (below, _) = (
+        sensitivity(tf.constant(H + sign * step * direction), False) for sign in (1.0, -1.0)
+    )
+    _, found = in_mode(mode, lambda values: sensitivity(values, False))(tf.constant(H))
+    difference = (above - below) / (2.0 * step)
+    assert np.sum(found * direction) == pytest.approx(float(difference), rel=1e-5)
+    with pytest.raises(Exception, match="expected no derivative of a vectorised loop"):
+        in_mode(mode, lambda values: sensitivity(values, True))(tf.constant(H))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_vectorised_map_solves_and_refuses_to_be_differentiated(mode: str) -> None:
+    def gradient(g: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(g)
+            x = tf.vectorized_map(solution, g)
+        return tape.gradient(x, g)
+
+    mapped = in_mode(mode, lambda g: tf.vectorized_map(solution, g))(tf.constant(G))
+    np.testing.assert_array_equal(mapped, solution(G))
+    with pytest.raises(Exception, match="expected no derivative of a vectorised loop"):
+        in_mode(mode, gradient)(tf.constant(G))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_persistent_tape_gives_each_gradient_again(mode: str) -> None:
     def three(g: Any) -> Any:
