@@ -91,7 +91,7 @@ def test_tox_environments_exist(page: pathlib.Path) -> None:
 def commands() -> list[str]:
     """Every `python -m` command of the pages and of tox.ini, without its arguments."""
     text = "\n".join(page.read_text() for page in PAGES) + TOX
-    return sorted(set(re.findall(r"python -m (?:examples|benchmarks)\.[a-z_.]+", text)))
+    return sorted(set(re.findall(r"python -m (?:examples|benchmarks|tests)\.[a-z_.]+", text)))
 
 
 @pytest.mark.parametrize("command", commands())
