@@ -29,12 +29,17 @@ def run(script: str, *arguments: object, **environment: str) -> str:
         return finish(process)
 
 
-def finish(process: subprocess.Popen[str], limit: float = 300.0) -> str:
-    """What a process that ends well has printed; after so many seconds it is killed."""
+def await_end(process: subprocess.Popen[str], limit: float = 300.0) -> tuple[str, str]:
+    """What a process has printed, and its errors; after so many seconds it is killed."""
     try:
-        out, errors = process.communicate(timeout=limit)
+        return process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
+
+
+def finish(process: subprocess.Popen[str], limit: float = 300.0) -> str:
+    """What a process that ends well has printed."""
+    out, errors = await_end(process, limit)
     assert process.returncode == 0, errors
     return out

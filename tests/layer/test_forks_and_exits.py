@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 
 import pytest
 
@@ -96,5 +98,13 @@ AT_EXIT = """
     ids=["busy", "long", "atexit"],
 )
 def test_a_process_ends_while_the_layer_runs(mode: str, script: str, shown: str) -> None:
-    """Without waiting for a daemon thread in a solve of minutes."""
-    assert processes.run(LAYER + script, mode).split() == shown.split()
+    """Without waiting for a daemon thread in a solve of minutes.
+
+    Before 3.14, Python ends daemon threads by unwinding their frames, and where those are TensorFlow's
+    the process may abort instead, once all else has ended.
+    """
+    with processes.start(LAYER + script, mode) as process:
+        out, errors = processes.await_end(process)
+    aborted = process.returncode == -signal.SIGABRT and "exception not rethrown" in errors
+    assert process.returncode == 0 or (aborted and sys.version_info < (3, 14)), errors
+    assert out.split() == shown.split()
