@@ -53,7 +53,7 @@ from nbqp.problem import QP, numbers
 from nbqp.solution import Solution, Status
 from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
-from nbqp.threads import run_outside_kernels
+from nbqp.threads import Watch, run_apart_if_large
 
 OnFailure = Literal["raise", "nan", "zero"]
 OUTER_PRODUCTS = 3
@@ -270,8 +270,8 @@ def vjp(
     entries = sum(len(getattr(at.qp, name).values) * at.qp.entries(name) for name in "HAC")
     size = OUTER_PRODUCTS * NUMBER * entries
     require_memory("gradients", size)
-    return run_outside_kernels(
-        lambda: outer_products(at.qp, at.active, at.point, at.shifts, adjoint), size
+    return run_apart_if_large(
+        lambda: outer_products(at.qp, at.active, at.point, at.shifts, adjoint), size, Watch()
     )
 
 

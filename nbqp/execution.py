@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from nbqp.kernels.structure import Output, Point, Scaling
 from nbqp.memory import NUMBER, require_memory
 from nbqp.problem import QP, numbers
 from nbqp.settings import METHODS, Settings
+from nbqp.sparse import Sparse
 from nbqp.threads import (
     Watch,
     load_kernel,
-    run_outside_kernels,
+    run_apart_if_large,
     split_range_watched,
     thread_count,
 )
@@ -101,8 +103,14 @@ def _smoothed_from_cold(settings: Settings) -> bool:
 
 def read_qp(arguments: dict[str, Any], batch: bool = False) -> QP:
     """The problem with these data, which Ctrl-C does not wait for where they are large."""
-    size = sum(getattr(arguments[name], "size", 0) for name in "HAC")
-    return run_outside_kernels(lambda: QP(**arguments, batch=batch), NUMBER * size)
+    size = NUMBER * sum(_size(arguments[name]) for name in "HAC")
+    return run_apart_if_large(lambda: QP(**arguments, batch=batch), size, Watch())
+
+
+def _size(matrix: Any) -> int:
+    """How many numbers it holds, as far as it says; `size` of another package's array may be a method."""
+    size = getattr(matrix.values if isinstance(matrix, Sparse) else matrix, "size", 0)
+    return int(size) if isinstance(size, Integral) else 0
 
 
 def find_scaling(qp: QP, watch: Watch) -> Scaling:
@@ -110,7 +118,9 @@ def find_scaling(qp: QP, watch: Watch) -> Scaling:
     scaling = Scaling(*(np.empty((1, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
     matrices = qp.H.values[0], qp.A.values[0], qp.C.values[0]
     size = sum(values.nbytes for values in matrices)
-    run_outside_kernels(lambda: shared_scaling(qp.pattern(), *matrices, watch.abort, scaling), size)
+    run_apart_if_large(
+        lambda: shared_scaling(qp.pattern(), *matrices, watch.abort, scaling), size, watch
+    )
     return scaling
 
 

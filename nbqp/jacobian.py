@@ -24,7 +24,7 @@ from nbqp.problem import NAMES, QP
 from nbqp.solution import Solution
 from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
-from nbqp.threads import run_outside_kernels
+from nbqp.threads import Watch, run_apart_if_large
 
 Part = Literal["x", "y", "z", "z_box", "s_e", "s_i", "s_box"]
 Datum = Literal["H", "g", "A", "b", "C", "l", "u", "lb", "ub"]
@@ -140,7 +140,7 @@ def jacobian(
     b, b4 = solve_adjoint(at.qp, at.active, r, r_s, at.closest, at.failed)
     *b2, b4 = (part.reshape(batch, count, part.shape[1]) for part in (*b, b4))
     at.fill_failed(*b2, b4)
-    found = run_outside_kernels(lambda: _jacobians(at, Point(*b2), b4, names), size)
+    found = run_apart_if_large(lambda: _jacobians(at, Point(*b2), b4, names), size, Watch())
     if at.single:
         found = {name: array[0] for name, array in found.items()}
     return found[wrt] if isinstance(wrt, str) else found

@@ -2,8 +2,8 @@
 
 Numba's parallel loops are not used: their threading layers abort on concurrent calls or in forked
 children. The pool is made when first needed and anew after a fork. A fork waits for whoever holds one of the
-locks, Numba's among them, while kernels compile: the child has the lock, but not the thread that would
-release it.
+locks, Numba's among them, while kernels compile: the child would have the lock, but not the thread that
+releases it.
 """
 
 from __future__ import annotations
@@ -223,9 +223,9 @@ def run_apart(task: Callable[[], T], watch: Watch) -> T:
     return part.result()
 
 
-def run_outside_kernels(task: Callable[[], T], size: int) -> T:
+def run_apart_if_large(task: Callable[[], T], size: int, watch: Watch) -> T:
     """task(), apart where it works on so many bytes that Ctrl-C would wait: no operation of NumPy ends for it."""
-    return task() if size < MANY_BYTES else run_apart(task, Watch())
+    return task() if size < MANY_BYTES else run_apart(task, watch)
 
 
 def split_range(task: Callable[[int, int], None], size: int, threads: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -121,6 +122,27 @@ def test_a_batch_that_has_no_time_says_so_of_every_sample() -> None:
         names = [status.name for status in sol.status]
         invalid = "INVALID_DATA" if matrix is H else "NOT_RUN"
         assert names == ["NOT_RUN", "NOT_RUN", invalid]
+
+
+def test_a_time_limit_ends_the_scaling_of_large_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+
+    def scale(*arguments: Any) -> None:
+        abort, end = arguments[4], time.perf_counter() + 60.0
+        while time.perf_counter() < end and not told.is_set():
+            time.sleep(0.01)
+            if abort[0] != 0:
+                told.set()
+
+    def solve(limit: float) -> nbqp.BatchSolution:
+        settings = nbqp.Settings(time_limit=limit)
+        return nbqp.solve_batch(np.eye(3), np.ones((4, 3)), C=np.ones((1, 3)), settings=settings)
+
+    assert set(solve(60.0).status) == {nbqp.Status.SOLVED}
+    monkeypatch.setattr("nbqp.threads.MANY_BYTES", 0)
+    monkeypatch.setattr("nbqp.execution.shared_scaling", scale)
+    assert set(solve(0.5).status) == {nbqp.Status.NOT_RUN}
+    assert told.wait(60.0)
 
 
 def raise_interrupt(*_: object, **__: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +182,20 @@ def test_updates_of_vectors_are_solved_like_new_problems() -> None:
     with pytest.raises(nbqp.DataError, match="ub: expected numbers"):
         solver.update(g=np.zeros(12), ub=np.full(12, np.nan))
     np.testing.assert_array_equal(solver.solve().x, fresh.x)
+
+
+def test_an_array_of_another_package_is_read() -> None:
+    """The `size` of PyTorch's tensors is a method."""
+
+    class Tensor:
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+            return np.array([[1.0, 1.0]], dtype=dtype)
+
+        def size(self) -> tuple[int, int]:
+            return (1, 2)
+
+    sol = nbqp.solve_qp(np.eye(2), np.zeros(2), C=Tensor(), l=2.0, settings=SETTINGS)
+    np.testing.assert_allclose(sol.x, [1.0, 1.0], atol=1e-8)
 
 
 def test_an_update_of_a_matrix_keeps_vectors_as_they_were_given() -> None:
