@@ -21,7 +21,6 @@ from tests.fuzz.trial import REFUSED, Verdict, run_case
 CHUNK = 250
 PER_CONDITION = 1e-6
 """A gradient is wrong where its error is more than this multiple of the condition."""
-HONEST = ("NUMERICAL_ERROR", "MAX_ITER_REACHED")
 
 
 @dataclass

@@ -18,7 +18,6 @@ from tests.core.strategies import KINDS, random_qp
 
 Generator = np.random.Generator
 
-
 WILD = "wild units"
 ONE_PHASE = "one phase alone"
 APART = (WILD, ONE_PHASE)
@@ -288,7 +287,7 @@ FAMILIES: dict[str, tuple[Callable[[Generator], Case], float]] = {
 
 
 def _insert(case: Case, name: str, rows: Array, lower: Array, upper: Array) -> Case:
-    """The case with more rows of A or C, which the planted solution needs not hold."""
+    """The case with more rows of A or C, which the planted solution need not hold."""
     d, point = case.data, case.point
     if name == "A":
         data = replace(d, A=np.vstack([d.A, rows]), b=np.append(d.b, lower))

@@ -74,10 +74,11 @@ def test_what_is_planted_is_true() -> None:
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    """One whose solution has active rows and bounds, and inactive ones."""
+    """One with equations, whose solution has active rows and bounds."""
     for index in range(1000):
         drawn = draw_case(SEED, index)
-        if drawn.name.startswith("regular") and 3 <= drawn.data.n <= 12 and drawn.settings == {}:
+        data, plain = drawn.data, drawn.name.startswith("regular") and drawn.settings == {}
+        if plain and 3 <= data.n <= 12 and len(data.b) > 0:
             found = solved(drawn)
             if np.abs(found.z).max(initial=0.0) > 0.1 and np.abs(found.z_box).max() > 0.1:
                 return drawn
@@ -93,7 +94,7 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("part", [part for part in LIES if part != "y"])
+@pytest.mark.parametrize("part", LIES)
 def test_the_judge_sees_a_point_that_is_no_solution(case: Case, part: str) -> None:
     found = solved(case)
     assert list(solution_faults(case, found, "SOLVED")) == []
