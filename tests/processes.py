@@ -10,6 +10,27 @@ import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+IN_A_FORK = """
+    import os, time
+
+    def in_a_fork(task):
+        '''Whether the task ends well in a forked child, which has a minute.'''
+        child = os.fork()
+        if child == 0:
+            try:
+                task()
+            finally:
+                os._exit(1)
+        for _ in range(600):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status == 0
+            time.sleep(0.1)
+        os.kill(child, 9)
+        return False
+"""
+"""Of a script: its task calls os._exit(0) where all is well."""
+
 
 def start(script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     """A process that runs a script."""

@@ -37,22 +37,6 @@ SOLVE = """
     def busy_threads():
         for _ in range(3):
             threading.Thread(target=solve_on, daemon=True).start()
-
-    def in_a_fork(task):
-        '''Whether the task ends well in a forked child, which has a minute.'''
-        child = os.fork()
-        if child == 0:
-            try:
-                task()
-            finally:
-                os._exit(1)
-        for _ in range(600):
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                return status == 0
-            time.sleep(0.1)
-        os.kill(child, 9)
-        return False
 """
 
 FORK_WHILE_BUSY = """
@@ -88,14 +72,14 @@ FORK_WHILE_LOCKED = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="as plain Python it takes minutes")
 def test_forked_children_solve_while_threads_of_their_parent_do() -> None:
-    assert processes.run(SOLVE + FORK_WHILE_BUSY) == "True\n"
+    assert processes.run(SOLVE + processes.IN_A_FORK + FORK_WHILE_BUSY) == "True\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
 @pytest.mark.parametrize("lock", ["compiler", "analysis"])
 def test_a_fork_while_another_thread_compiles_or_analyses(lock: str) -> None:
     """The child had the lock, and not the thread that would have released it."""
-    assert processes.run(SOLVE + FORK_WHILE_LOCKED, lock) == "True\n"
+    assert processes.run(SOLVE + processes.IN_A_FORK + FORK_WHILE_LOCKED, lock) == "True\n"
 
 
 LONG = """

@@ -40,23 +40,14 @@ LAYER = """
 """
 
 FORK = """
+    def compare():
+        solution = nbqp.solve_batch(np.eye(5), data, lb=0.0, threads=2)
+        found = nbqp.vjp(solution, dL_dx=2.0 * solution.x).dL_dg
+        if np.array_equal(found, here):
+            os._exit(0)
+
     busy_threads()
-    child = os.fork()
-    if child == 0:
-        try:
-            solution = nbqp.solve_batch(np.eye(5), data, lb=0.0, threads=2)
-            found = nbqp.vjp(solution, dL_dx=2.0 * solution.x).dL_dg
-            os._exit(0 if np.array_equal(found, here) else 2)
-        finally:
-            os._exit(1)
-    for _ in range(600):
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            print(status)
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, 9)
+    print(in_a_fork(compare))
 """
 
 
@@ -64,7 +55,7 @@ FORK = """
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_the_solver_runs_in_a_child_that_is_forked_while_the_layer_does(mode: str) -> None:
     """TensorFlow itself does not: its graphs hang in a forked child, with or without a layer."""
-    assert processes.run(LAYER + FORK, mode) == "0\n"
+    assert processes.run(LAYER + processes.IN_A_FORK + FORK, mode) == "True\n"
 
 
 BUSY = """
