@@ -23,6 +23,8 @@ ENTRIES_KEPT = 500_000
 """Entries of H, A and C that all patterns which are kept have together, at most."""
 ANALYSIS_ENTRY, ANALYSIS_ROW = 48, 200
 """Bytes that an analysis takes for every entry of H, A and C, and for every row of the KKT matrix."""
+FACTORISATION = 10
+"""A factorisation without a solve, null vectors included, is watched as so many steps, rather too many."""
 
 
 class _Parts(NamedTuple):

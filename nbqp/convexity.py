@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from nbqp.analysis import Analysis
+from nbqp.analysis import FACTORISATION, Analysis
 from nbqp.execution import takes_lanes
 from nbqp.kernels.convexity import (
     LEAST_DIAGONAL,
@@ -17,9 +17,6 @@ from nbqp.kernels.convexity import (
 )
 from nbqp.problem import QP
 from nbqp.threads import OutOfTime, Watch, split_range_watched, thread_count
-
-FACTORISATION = 10
-"""A single factorisation is watched as so many steps: the time of one is a rough estimate."""
 
 
 def find_nonconvex(

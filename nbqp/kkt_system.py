@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nbqp.analysis import analyse_qp
+from nbqp.analysis import FACTORISATION, analyse_qp
 from nbqp.execution import shared_or_own_scaling, takes_lanes
 from nbqp.kernels.active import (
     BOTH,
@@ -49,8 +49,6 @@ __all__ = [
 ACTIVE = 10.0
 """A row within this multiple of the solution's accuracy of its side counts as on it."""
 
-FACTORISATION = 10
-"""A factorisation and the search for null vectors are watched as so many steps of a solve, rather too many."""
 REFLECTION = 2e-9
 """Seconds that least squares take, relative to the cube of the unknowns, rather too many."""
 
