@@ -178,6 +178,14 @@ def _real(name: str, value: Any) -> npt.NDArray[Any]:
     return array
 
 
+def _dtype(H: Matrix) -> np.dtype[Any]:
+    """Of the numbers as NumPy has them: other packages have dtypes of their own."""
+    found = getattr(H, "dtype", None)
+    if isinstance(found, np.dtype):
+        return found
+    return _real("H", H.values if isinstance(H, Sparse) else H).dtype
+
+
 def _vector(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:
     """A datum as (1 or batch, size); None stands for the default, a scalar for all entries."""
     if value is None:
@@ -292,7 +300,7 @@ class QP:
         if not settle(self.data()):
             self._find_bad_values(NAMES)
         if H is not None:
-            self._symmetrise(getattr(H, "dtype", np.dtype(np.float64)))
+            self._symmetrise(_dtype(H))
 
     def with_vectors(self, vectors: Mapping[str, Vector]) -> QP:
         """The QP, which is no batch, with other vectors and the same matrices, which the two share.
@@ -400,7 +408,7 @@ class QP:
             raise ShapeError(f"{name}: expected {n} columns, as g has, got {matrix.shape[1]}.")
         return matrix
 
-    def _symmetrise(self, dtype: Any) -> None:
+    def _symmetrise(self, dtype: np.dtype[Any]) -> None:
         order = self.H.transpose_order()
         if order is None:
             self.H = _with_symmetric_pattern(self.H)
@@ -408,8 +416,7 @@ class QP:
         values = self.H.values
         size, skew = np.empty(len(values)), np.empty(len(values))
         symmetrise(order, values, size, skew)
-        kind = np.dtype(dtype)
-        eps = np.finfo(kind).eps if kind.kind == "f" else np.finfo(np.float64).eps
+        eps = np.finfo(dtype if dtype.kind == "f" else np.float64).eps
         skewed = skew > ROUNDINGS * eps * size
         if skewed.any() and not self.has_batch_axis("H"):
             raise SymmetryError(

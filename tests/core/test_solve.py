@@ -185,16 +185,22 @@ def test_updates_of_vectors_are_solved_like_new_problems() -> None:
 
 
 def test_an_array_of_another_package_is_read() -> None:
-    """The `size` of PyTorch's tensors is a method."""
+    """The `size` of PyTorch's tensors is a method, and their dtype is none of NumPy's."""
 
     class Tensor:
+        dtype = "torch.float64"
+
+        def __init__(self, array: np.ndarray) -> None:
+            self.array = array
+
         def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-            return np.array([[1.0, 1.0]], dtype=dtype)
+            return np.array(self.array, dtype=dtype)
 
-        def size(self) -> tuple[int, int]:
-            return (1, 2)
+        def size(self) -> tuple[int, ...]:
+            return self.array.shape
 
-    sol = nbqp.solve_qp(np.eye(2), np.zeros(2), C=Tensor(), l=2.0, settings=SETTINGS)
+    H, g, C = (Tensor(array) for array in (np.eye(2), np.zeros(2), np.ones((1, 2))))
+    sol = nbqp.solve_qp(H, g, C=C, l=2.0, settings=SETTINGS)
     np.testing.assert_allclose(sol.x, [1.0, 1.0], atol=1e-8)
 
 
