@@ -103,6 +103,11 @@ def solve_qp(
     nbqp.QPError
         Bad input, or an unsolved sample; inside a graph TensorFlow raises it as an
         `InvalidArgumentError` whose message contains it.
+    NotImplementedError
+        In a graph, where a `tf.autodiff.ForwardAccumulator` watches one of the data.
+    LookupError
+        A derivative is taken of a vectorised loop, such as `tf.vectorized_map`: TensorFlow has dropped it.
+        AutoGraph makes an error of its own of this one.
 
     Notes
     -----
