@@ -15,7 +15,8 @@ from nbqp.kernels.structure import Entries, Factor, Pattern
 from nbqp.kernels.symbolic import order_columns, plan_factor
 from nbqp.memory import NUMBER, UNQUESTIONED, VECTORS, available_memory, require_memory, too_large
 from nbqp.problem import QP
-from nbqp.threads import OutOfTime, Watch, hold_while_forking, run_apart
+from nbqp.threads import hold_while_forking, run_apart
+from nbqp.watch import OutOfTime, Watch
 
 KEPT = 32
 """So many analyses are kept, the latest ones."""

@@ -18,7 +18,7 @@ from nbqp.kernels.structure import Floats, Ints, Output
 from nbqp.problem import QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import STATUSES, Certificate
-from nbqp.threads import OutOfTime, Watch, start_watch
+from nbqp.watch import OutOfTime, Watch, start_watch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ from nbqp.kernels.convexity import (
     mark_nonconvex_lanes,
 )
 from nbqp.problem import QP
-from nbqp.threads import OutOfTime, Watch, split_range_watched, thread_count
+from nbqp.threads import split_range_watched, thread_count
+from nbqp.watch import OutOfTime, Watch
 
 
 def find_nonconvex(

@@ -53,7 +53,8 @@ from nbqp.problem import QP, numbers
 from nbqp.solution import Solution, Status
 from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
-from nbqp.threads import Watch, run_apart_if_large
+from nbqp.threads import run_apart_if_large
+from nbqp.watch import Watch
 
 OnFailure = Literal["raise", "nan", "zero"]
 OUTER_PRODUCTS = 3

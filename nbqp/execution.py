@@ -20,13 +20,8 @@ from nbqp.memory import NUMBER, require_memory
 from nbqp.problem import QP, numbers
 from nbqp.settings import METHODS, Settings
 from nbqp.sparse import Sparse
-from nbqp.threads import (
-    Watch,
-    load_kernel,
-    run_apart_if_large,
-    split_range_watched,
-    thread_count,
-)
+from nbqp.threads import load_kernel, run_apart_if_large, split_range_watched, thread_count
+from nbqp.watch import Watch
 
 LANES_NNZ = 2**15
 """Above this many values of a factor, vectors of eight factors (2 MiB) outgrow the caches."""

@@ -24,7 +24,8 @@ from nbqp.problem import NAMES, QP
 from nbqp.solution import Solution
 from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern
-from nbqp.threads import Watch, run_apart_if_large
+from nbqp.threads import run_apart_if_large
+from nbqp.watch import Watch
 
 Part = Literal["x", "y", "z", "z_box", "s_e", "s_i", "s_box"]
 Datum = Literal["H", "g", "A", "b", "C", "l", "u", "lb", "ub"]

@@ -30,7 +30,8 @@ from nbqp.kernels.consistent_adjoint import solve_consistent_range
 from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
 from nbqp.least_norm import LARGEST_DENSE, LeastNormSystem
 from nbqp.problem import QP
-from nbqp.threads import Watch, split_range_watched, thread_count
+from nbqp.threads import split_range_watched, thread_count
+from nbqp.watch import Watch
 
 __all__ = [
     "SIDES",

@@ -25,7 +25,8 @@ import scipy.sparse.linalg
 
 from nbqp.kernels.active import ABSENT, BOTH, LOWER, UPPER, VIOLATED_LOWER, VIOLATED_UPPER
 from nbqp.kernels.structure import Floats, Ints
-from nbqp.threads import Watch, run_apart
+from nbqp.threads import run_apart
+from nbqp.watch import Watch
 
 RCOND = 1e-10
 """Singular values below this multiple of the largest count as zero."""

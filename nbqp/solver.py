@@ -24,7 +24,7 @@ from nbqp.problem import NAMES, QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import Certificate, Info, Solution, Status
 from nbqp.sparse import Sparse
-from nbqp.threads import OutOfTime, Watch, start_watch
+from nbqp.watch import OutOfTime, Watch, start_watch
 
 WarmStartLike = Solution | tuple[Floats, Floats, Floats, Floats]
 

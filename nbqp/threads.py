@@ -9,22 +9,19 @@ releases it.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from numbers import Integral
 from typing import Any, TypeVar
 
-import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
 from nbqp.errors import SettingsError
-from nbqp.kernels.structure import Ints
+from nbqp.watch import OutOfTime, Watch, in_main_thread
 
 SAMPLES_PER_THREAD = 8
 """Below this many samples a thread costs more than it gains."""
@@ -32,8 +29,6 @@ WATCH_INTERVAL = 0.1
 """Seconds between two looks at the clock: Ctrl-C waits for the next one on Windows."""
 MANY_BYTES = 2**26
 """Which NumPy takes a noticeable time for."""
-LONG = 0.5
-"""Seconds: a call that may take longer minds Ctrl-C."""
 
 T = TypeVar("T")
 
@@ -141,65 +136,6 @@ def thread_count(batch: int, most: int | None) -> int:
     return min(_processors() if most is None else int(most), worthwhile)
 
 
-class OutOfTime(Exception):
-    """The time limit has struck before there was anything to return."""
-
-
-class Watch:
-    """The clock of a call, and the flag by which it tells its kernels to stop.
-
-    Parameters
-    ----------
-    time_limit
-        Seconds from now on.
-
-    Attributes
-    ----------
-    abort : (1,) int64
-        Not 0 once kernels are to stop, which poll it.
-    timed : bool
-        Whether there is a time limit.
-    """
-
-    def __init__(self, time_limit: float = math.inf) -> None:
-        self.abort: Ints = np.zeros(1, dtype=np.int64)
-        self.timed = time_limit < math.inf
-        self._start = time.perf_counter()
-        self._end = self._start + time_limit
-
-    def elapsed(self) -> float:
-        """Seconds since the clock was started."""
-        return time.perf_counter() - self._start
-
-    def left(self) -> float:
-        """Seconds until the limit, 0 when it has struck."""
-        return max(0.0, self._end - time.perf_counter())
-
-    def stop(self) -> None:
-        """Tell the kernels to stop."""
-        self.abort[0] = 1
-
-    def stopped(self) -> bool:
-        """Whether they have been told."""
-        return bool(self.abort[0] != 0)
-
-    def needed(self, seconds: float) -> bool:
-        """Whether work of so many seconds, estimated, is to run where this thread can watch it."""
-        return self.timed or (seconds > LONG and _in_main_thread())
-
-
-def start_watch(time_limit: float, load: Callable[[], None]) -> Watch:
-    """The watch of a call that begins now; `load`, which compiles or loads its kernels, counts for no limit."""
-    if time_limit < math.inf:
-        load()
-    return Watch(time_limit)
-
-
-def _in_main_thread() -> bool:
-    """Whether signals are handled in this thread."""
-    return threading.current_thread() is threading.main_thread()
-
-
 def run_apart(task: Callable[[], T], watch: Watch) -> T:
     """task(), in another thread if this is the main one or there is a time limit.
 
@@ -211,7 +147,7 @@ def run_apart(task: Callable[[], T], watch: Watch) -> T:
     OutOfTime
         As quickly where the time limit strikes.
     """
-    if not watch.timed and not _in_main_thread():
+    if not watch.timed and not in_main_thread():
         return task()
     part = _start(task)
     try:

@@ -13,8 +13,8 @@ from nbqp.kernels.state import new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference
 from nbqp.kernels.vector import WIDTH, splat, store
 
-# H may be indefinite by this multiple of its diagonal, or by a thousandth of it of the largest entry.
-# Products such as L'L are rounded relative to the former, others relative to the latter.
+# H may be indefinite by TOLERANCE D, D_ii = max(|H_ii|, LEAST_DIAGONAL max|H|): products such as L'L are
+# rounded relative to the diagonal, others relative to the largest entry.
 TOLERANCE = 1e-10
 LEAST_DIAGONAL = 1e-3
 

@@ -21,7 +21,7 @@ from nbqp.kernels.kkt import factor_system, refactor_system
 from nbqp.kernels.state import new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference
 from nbqp.problem import QP
-from nbqp.threads import OutOfTime, Watch
+from nbqp.watch import OutOfTime, Watch
 
 LONGEST = 10.0
 """Seconds that only a factorisation which goes on to its end takes."""

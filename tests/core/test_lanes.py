@@ -18,7 +18,7 @@ from nbqp.kernels.state import new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference
 from nbqp.kernels.vector import WIDTH, splat
 from nbqp.problem import QP
-from nbqp.threads import Watch
+from nbqp.watch import Watch
 from tests.core.infeasible import random_infeasible_mixture
 from tests.core.strategies import random_mixture
 

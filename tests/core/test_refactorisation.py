@@ -11,7 +11,7 @@ from nbqp.kernels.kkt import factor_system, refactor_system
 from nbqp.kernels.state import new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference
 from nbqp.problem import QP
-from nbqp.threads import Watch
+from nbqp.watch import Watch
 
 
 @entry

@@ -18,6 +18,12 @@ from tests.fuzz.shrink import shrink
 from tests.fuzz.trial import run_case
 
 
+def _place(text: str) -> tuple[int, int]:
+    """The seed and the index of SEED:INDEX."""
+    seed, _, index = text.partition(":")
+    return int(seed), int(index)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=200_000)
@@ -26,15 +32,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, help="default: one per processor")
     parser.add_argument("--json", type=Path, help="write the results there as well")
     parser.add_argument(
-        "--replay", metavar="SEED:INDEX", help="one case: its verdict and its data, shrunk"
+        "--replay",
+        type=_place,
+        metavar="SEED:INDEX",
+        help="one case: its verdict and its data, shrunk",
     )
     return parser.parse_args()
 
 
-def _replay(name: str) -> int:
-    """Print a case and, if it fails, the smallest that fails in the same way; 1 if it fails."""
-    seed, _, index = name.partition(":")
-    case = draw_case(int(seed), int(index))
+def _replay(seed: int, index: int) -> int:
+    """Print a case and, if its result is wrong, the smallest that is in the same way; 1 if it is.
+
+    A wrong gradient is not shrunk: it rests on what was planted.
+    """
+    case = draw_case(seed, index)
     verdict = run_case(case, with_gradient=True)
     print(case, verdict, sep="\n")
     kinds = [fault.split()[0] for fault in verdict.faults]
@@ -45,14 +56,14 @@ def _replay(name: str) -> int:
     if kinds:
         smallest = shrink(case, fails)
         print("shrunk:", smallest, run_case(smallest), sep="\n")
-    return min(1, len(kinds))
+    return int(bool(kinds) or (verdict.gradient is not None and verdict.gradient.wrong))
 
 
 def main() -> int:
     """Run the campaign that the arguments describe; the exit code is 1 if any result is wrong."""
     arguments = _arguments()
     if arguments.replay:
-        return _replay(arguments.replay)
+        return _replay(*arguments.replay)
     # For the processes that it starts: each has a core to itself.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")

@@ -14,6 +14,8 @@ from tests.fuzz.cases import Case
 MARGIN = 1e-4
 """Multipliers and slacks below are too near to 0 for the active set to be certain, unless they are 0."""
 MOST_CONDITION = 1e8
+PER_CONDITION = 1e-6
+"""A gradient is wrong where its error is more than this multiple of the condition."""
 MASK = 10.0
 """Up to so many times the tolerance a row counts as weakly active."""
 UNCLEAR = 10.0, 100.0
@@ -28,6 +30,11 @@ class GradientCheck(NamedTuple):
     regular: bool
     error: float
     condition: float
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the condition does not explain the error."""
+        return not self.error <= PER_CONDITION * self.condition
 
 
 def check_gradient(case: Case, found: Any) -> GradientCheck | None:

@@ -33,7 +33,7 @@ REFERENCE_EPS = 1e-9
 
 
 @dataclass(frozen=True)
-class Rows:
+class ExtendedRows:
     """M = (A; C; I) with its sides, in extended precision."""
 
     data: Data
@@ -93,7 +93,7 @@ class Measured:
 
 def measure(data: Data, point: PointLike) -> Measured:
     """max violation;  |Hx + g + M'lam|;  |x'Hx + g'x + lam'(held side + s)|. Shifts s move the sides."""
-    rows = Rows(data)
+    rows = ExtendedRows(data)
     x, lam = _long(point.x), _long(point.y, point.z, point.z_box)
     names = ("s_e", "s_i", "s_box")
     parts = [getattr(point, name, None) for name in names]
@@ -132,7 +132,7 @@ def solution_faults(case: Case, found: Any, name: str) -> Iterator[str]:
         if s.any():
             yield "SOLVED with shifts"
         return
-    rows = Rows(case.data)
+    rows = ExtendedRows(case.data)
     pull = _largest(rows.M.T @ s)
     if not pull <= SLACK * (case.eps_abs + case.eps_rel * measured.sizes[0]):
         yield f"shifts that are not the smallest: |M's| = {pull:.3g} of |s| = {_largest(s):.3g}"
@@ -152,7 +152,7 @@ def _exactly(M: Array, v: Array) -> Array:
 
 def primal_proof_faults(case: Case, proof: Any) -> Iterator[str]:
     """Why (y, z, z_box) is no Farkas certificate."""
-    rows, lam = Rows(case.data), np.concatenate([proof.y, proof.z, proof.z_box])
+    rows, lam = ExtendedRows(case.data), np.concatenate([proof.y, proof.z, proof.z_box])
     held = rows.held(lam).astype(float)
     if not (np.isfinite(lam).all() and np.isfinite(held).all()):
         yield "PRIMAL_INFEASIBLE with a multiplier on an infinite side"
@@ -165,7 +165,7 @@ def primal_proof_faults(case: Case, proof: Any) -> Iterator[str]:
 
 def dual_proof_faults(case: Case, proof: Any) -> Iterator[str]:
     """Why x is no direction of unbounded descent."""
-    rows, d, data = Rows(case.data), proof.x, case.data
+    rows, d, data = ExtendedRows(case.data), proof.x, case.data
     if not np.isfinite(d).all():
         yield "DUAL_INFEASIBLE with entries that are not finite"
         return
@@ -241,7 +241,7 @@ def contradictions(case: Case, found: Any, name: str, others: list[Opinion]) -> 
     for other in others:
         size = np.abs(_long(other.point.x)).sum()
         if name == "PRIMAL_INFEASIBLE":
-            violation = _largest(Rows(case.data).violation(_long(other.point.x)))
+            violation = _largest(ExtendedRows(case.data).violation(_long(other.point.x)))
             if violation * SLACK < case.eps_abs * (1.0 - EPS_INFEASIBLE * size):
                 yield f"PRIMAL_INFEASIBLE, but {other.name} is feasible"
         elif name == "DUAL_INFEASIBLE" and other.excess <= 1.0:
@@ -258,7 +258,7 @@ def contradictions(case: Case, found: Any, name: str, others: list[Opinion]) -> 
         elif name == "SOLVED_CLOSEST_PRIMAL_FEASIBLE":
             s, q = _long(found.s_e, found.s_i, found.s_box), _long(other.point.x)
             primal = case.eps_abs + case.eps_rel * measure(case.data, found).sizes[0]
-            violation = _largest(Rows(case.data).violation(q)) + primal
+            violation = _largest(ExtendedRows(case.data).violation(q)) + primal
             allowed = primal * np.abs(q - _long(found.x)).sum() + np.abs(s).sum() * violation
             if s @ s > SLACK * allowed:
                 yield f"shifts {np.sqrt(float(s @ s)):.3g}, but {other.name} needs none so large"
@@ -266,7 +266,7 @@ def contradictions(case: Case, found: Any, name: str, others: list[Opinion]) -> 
 
 def _rise(case: Case, p: PointLike, q: PointLike) -> str | None:
     """How far p is above q, where it is further than a solution may be."""
-    rows, measured = Rows(case.data), measure(case.data, p)
+    rows, measured = ExtendedRows(case.data), measure(case.data, p)
     H, g = case.data.H.astype(np.longdouble), case.data.g.astype(np.longdouble)
     xp, xq, lam = _long(p.x), _long(q.x), np.abs(_long(p.y, p.z, p.z_box))
     _, dual, gap = (case.eps_abs + case.eps_rel * size for size in measured.sizes)
