@@ -190,8 +190,10 @@ def _vector(name: str, value: Vector, size: int, default: float, batch: bool) ->
     """A datum as (1 or batch, size); None stands for the default, a scalar for all entries."""
     if value is None:
         return np.full((1, size), default)
+    given = _real(name, value)
+    require_memory(name, NUMBER * given.size)
     # A copy: what the user does to the array later is no business of a solution's residuals.
-    array = np.array(_real(name, value), dtype=np.float64, order="C")
+    array = np.array(given, dtype=np.float64, order="C")
     if array.ndim == 0:
         return np.full((1, size), float(array))
     ranks = (1, 2) if batch else (1,)
@@ -281,6 +283,8 @@ class QP:
                 f"g: expected shape (n,){' or (batch, n)' if batch else ''}, got {shape}."
             )
         n = shape[-1]
+        if n == 0:
+            raise ShapeError("g: expected at least one entry, got none.")
         require_memory(f"g of {n} entries", VECTORS * NUMBER * n)
         self.n = n
         self.H = self._matrix("H", H, n, batch)

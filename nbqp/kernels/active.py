@@ -34,7 +34,7 @@ def _side(value, low, high, z, s, tolerance, shifted):
     """The side that a row holds on to: Pi_1 = 1{[t]_- + z >= 0}, t = v - side.
 
     At a solution t or z is 0. Unless z is next to nothing beside it, that is t, however large a loose
-    tolerance or the units have left it; a row with z = 0 counts where |t| is within `tolerance`.
+    tolerance or the units have left it; without z, the nearer side counts where |t| is within `tolerance`.
     value: of the row, less its shift s, which is one above `shifted`.
     """
     if low == high:
@@ -47,9 +47,13 @@ def _side(value, low, high, z, s, tolerance, shifted):
         return VIOLATED_LOWER
     to_low = value - low
     to_high = high - value
-    if z > 0.0 or (z == 0.0 and to_high < to_low):
-        return UPPER if z >= NEGLIGIBLE_SHARE * to_high or tolerance >= to_high else NEAR_UPPER
-    return LOWER if -z >= NEGLIGIBLE_SHARE * to_low or tolerance >= to_low else NEAR_LOWER
+    if z > 0.0 and z >= NEGLIGIBLE_SHARE * to_high:
+        return UPPER
+    if z < 0.0 and -z >= NEGLIGIBLE_SHARE * to_low:
+        return LOWER
+    if to_high < to_low:
+        return UPPER if tolerance >= to_high else NEAR_UPPER
+    return LOWER if tolerance >= to_low else NEAR_LOWER
 
 
 @entry

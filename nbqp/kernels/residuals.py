@@ -19,6 +19,7 @@ from nbqp.kernels.csc import (
     add_symmetric_product,
     add_transposed_product,
     add_transposed_product_compensated,
+    two_sum,
 )
 from nbqp.kernels.dense import larger
 from nbqp.kernels.jit import entry, exact, kernel
@@ -284,11 +285,14 @@ def exact_residuals(pattern, qp, x, y, z, z_box, s_e, s_i, s_box, res):
         r = total[j] + error[j]
         dual = larger(dual, abs(r))
         add_exactly(x[j], r, gap, gap_error, 0)
-        value = x[j] - s_box[j]
-        primal = larger(primal, max(value - ub[j], lb[j] - value))
-        if z_box[j] != 0.0:
-            side = ub[j] if z_box[j] > 0.0 else lb[j]
-            add_exactly(-z_box[j], value - side, gap, gap_error, 0)
+        value, value_error = two_sum(x[j], -s_box[j])
+        above = (value - ub[j]) + value_error
+        below = (lb[j] - value) - value_error
+        primal = larger(primal, max(above, below))
+        if z_box[j] > 0.0:
+            add_exactly(-z_box[j], above, gap, gap_error, 0)
+        elif z_box[j] < 0.0:
+            add_exactly(z_box[j], below, gap, gap_error, 0)
     for i in range(n_eq):
         r = e[i] + e_error[i]
         primal = larger(primal, abs(r))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -298,3 +299,12 @@ def test_bad_arguments_are_named(argument: str, value: Any, message: str) -> Non
     sol = nbqp.solve_qp(np.eye(2), np.ones(2))
     with pytest.raises(nbqp.QPError, match=message):
         nbqp.vjp(sol, **{argument: value})
+
+
+def test_a_multiplier_that_is_rounding_does_not_choose_the_side() -> None:
+    """x1 is on its upper side, and a multiplier of 1e-12 is one of the lower side, far away."""
+    sol = nbqp.solve_qp(None, np.array([-1.0, 0.0]), lb=np.zeros(2), ub=np.ones(2))
+    sol = dataclasses.replace(sol, x=np.ones(2), z_box=np.array([1.0, -1e-12]))
+    grads = nbqp.vjp(sol, dL_dx=np.array([2.0, 3.0]))
+    np.testing.assert_allclose(grads.dL_dub, [2.0, 3.0], atol=1e-12)
+    np.testing.assert_allclose(grads.dL_dlb, [0.0, 0.0], atol=1e-12)

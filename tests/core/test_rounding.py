@@ -87,3 +87,28 @@ def test_only_a_gap_of_rounding_is_closed(size: float, rounding: bool) -> None:
         assert abs(after[1]) <= 1e-6
     else:
         assert (after == before).all()
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_gap_counts_what_is_lost_between_a_variable_and_its_shift(batch: bool) -> None:
+    """x - s was rounded, and the multiplier of the bound, 1e7, times that was no part of the gap."""
+    rng = np.random.default_rng(0)
+    settings = nbqp.Settings(primal_infeasibility_solving=True)
+    lost = 0
+    for _ in range(200):
+        ub, a = rng.uniform(1.0, 1e3), rng.uniform(1e-3, 1.0)
+        g, A, b = np.array([-1e7]), np.array([[a]]), np.array([a * ub + 1e-5])
+        if batch:
+            sols = nbqp.solve_batch(None, g[None], A, b, ub=ub, settings=settings)
+            parts = [getattr(sols, k)[0] for k in ("x", "y", "z_box", "s_e", "s_box")]
+            claimed = sols.duality_gap()[0]
+        else:
+            sol = nbqp.solve_qp(None, g, A, b, ub=ub, settings=settings)
+            parts = [sol.x, sol.y, sol.z_box, sol.s_e, sol.s_box]
+            claimed = sol.duality_gap()
+        x, y, z, s_e, s_box = (Fraction(float(part[0])) for part in parts)
+        gap = Fraction(-1e7) * x + y * (Fraction(float(b[0])) + s_e) + z * (Fraction(ub) + s_box)
+        assert claimed == pytest.approx(abs(float(gap)), rel=1e-6, abs=1e-12)
+        rounded = float(x) - float(s_box)
+        lost += abs((x - s_box - Fraction(rounded)) * z) > Fraction(1e-8)
+    assert lost > 20

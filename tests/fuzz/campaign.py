@@ -28,6 +28,8 @@ class Tally:
     statuses: Counter[str] = field(default_factory=Counter)
     feasible: int = 0
     solved: int = 0
+    flawed: int = 0
+    told: int = 0
     wrong: int = 0
 
     def add(self, verdict: Verdict) -> None:
@@ -35,6 +37,8 @@ class Tally:
         self.statuses[verdict.status] += 1
         self.feasible += verdict.feasible
         self.solved += verdict.feasible and verdict.solved
+        self.flawed += verdict.flawed
+        self.told += verdict.told
         self.wrong += bool(verdict.faults)
 
 
@@ -75,8 +79,17 @@ class Summary:
     @property
     def solved_share(self) -> float:
         """Of the cases with a solution, those apart left out."""
-        counted = [tally for sort, tally in self.tallies.items() if sort not in APART]
+        counted = self._counted()
         return sum(t.solved for t in counted) / max(1, sum(t.feasible for t in counted))
+
+    @property
+    def told_share(self) -> float:
+        """Of the cases that were planted without a solution, those apart left out, how many are known as such."""
+        counted = self._counted()
+        return sum(t.told for t in counted) / max(1, sum(t.flawed for t in counted))
+
+    def _counted(self) -> list[Tally]:
+        return [tally for sort, tally in self.tallies.items() if sort not in APART]
 
 
 def run_chunk(seed: int, begin: int, end: int) -> list[Verdict]:
@@ -143,18 +156,21 @@ def report(summary: Summary) -> str:
             rest,
             tally.feasible,
             tally.feasible - tally.solved,
+            tally.flawed,
+            tally.flawed - tally.told,
         ]
         return [sort, *(f"{cell:,}" for cell in cells), str(tally.wrong)]
 
     header = (
         "family", "cases", "SOLVED", "infeasible", "unbounded", "not convex", "given up or undecided",
-        "with a solution", "of these not solved", "wrong",
+        "with a solution", "of these not solved", "without, as planted", "of these not told", "wrong",
     )  # fmt: skip
     lines = [markdown_table(header, (row(*item) for item in sorted(summary.tallies.items())))]
     lines.append(
         f"\n{summary.cases:,} cases, seed {summary.seed}, {summary.seconds:.0f} s; "
         f"{len(summary.wrong)} wrong; solved of those with a solution, those apart left out: "
-        f"{100.0 * summary.solved_share:.3f}%."
+        f"{100.0 * summary.solved_share:.3f}%; told of those planted without one: "
+        f"{100.0 * summary.told_share:.3f}%."
     )
     for regular in (True, False):
         errors = [check.error for _, check in summary.gradients if check.regular is regular]

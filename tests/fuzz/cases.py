@@ -402,6 +402,14 @@ def rescale_wildly(rng: Generator, case: Case) -> Case:
     return replace(_rescaled(case, _units(rng, 27.0, 1)[0], D, E_A, E_C), apart=WILD)
 
 
+def raise_costs(rng: Generator, case: Case) -> Case:
+    """An objective up to 1e8 times as large, with the tolerances that the case has."""
+    d = case.data
+    same = np.ones(d.n), np.ones(len(d.b)), np.ones(len(d.l))
+    raised = _rescaled(case, float(2.0 ** rng.integers(0, 28)), *same)
+    return replace(raised, settings=case.settings)
+
+
 def ask_for_more(rng: Generator, case: Case) -> Case:
     """Another tolerance than the default."""
     if "eps_rel" in case.settings:
@@ -426,6 +434,7 @@ DECORATIONS: tuple[tuple[Callable[[Generator, Case], Case], float], ...] = (
     (add_idle_variables, 0.1),
     (rescale, 0.3),
     (rescale_wildly, 0.03),
+    (raise_costs, 0.05),
     (ask_for_more, 0.2),
     (ask_for_the_closest, 0.05),
     (ask_for_one_phase, 0.05),

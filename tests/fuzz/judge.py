@@ -78,8 +78,13 @@ class Measured:
     products: tuple[np.longdouble, ...]
 
     def _ratio(self, parts: Sequence[np.longdouble], eps_abs: float, eps_rel: float) -> float:
-        tolerances = (eps_abs + (eps_rel + ROUNDING) * size for size in self.sizes)
-        return float(max(part / tol for part, tol in zip(parts, tolerances, strict=True)))
+        rounded = zip(parts, self.sizes, self.products, strict=True)
+        return float(
+            max(
+                part / (eps_abs + eps_rel * size + ROUNDING * products)
+                for part, size, products in rounded
+            )
+        )
 
     def excess(self, eps_abs: float, eps_rel: float) -> float:
         """Largest residual relative to its tolerance."""
@@ -99,15 +104,17 @@ def measure(data: Data, point: PointLike) -> Measured:
     parts = [getattr(point, name, None) for name in names]
     s = _long(*parts) if parts[0] is not None else np.zeros(len(lam), np.longdouble)
     H, g = data.H.astype(np.longdouble), data.g.astype(np.longdouble)
-    held = rows.held(lam)
+    held, n_eq = rows.held(lam), len(data.b)
     zero = np.longdouble(0.0)
     if not np.isfinite(held).all():
         return Measured(3 * (np.longdouble(np.inf),), 3 * (zero,), 3 * (zero,))
     Hx, Mx, forces = H @ x, rows.M @ x, rows.M.T @ lam
     sizes = (
         _largest(Mx, held, s, data.b.astype(np.longdouble)),
-        _largest(Hx, g, forces, lam),
-        np.abs(x * Hx).sum() + np.abs(g * x).sum() + np.abs(lam) @ (np.abs(held) + np.abs(s)),
+        _largest(Hx, g, forces),
+        max(
+            abs(x @ Hx), abs(g @ x), abs(lam[:n_eq] @ held[:n_eq]), np.abs(lam * held)[n_eq:].sum()
+        ),
     )
     row_products = np.abs(rows.M) @ np.abs(x)
     column_products = np.abs(H) @ np.abs(x) + np.abs(g) + np.abs(rows.M).T @ np.abs(lam)

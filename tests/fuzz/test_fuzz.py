@@ -47,6 +47,7 @@ def test_a_slice_of_the_campaign_finds_nothing_wrong() -> None:
     assert summary.wrong == []
     assert summary.wrong_gradients == []
     assert summary.solved_share >= 0.995
+    assert summary.told_share >= 0.9
     assert len(summary.gradients) >= 250
     assert {check.regular for _, check in summary.gradients} == {True, False}
     assert set(summary.tallies) == {*FAMILIES, *APART}

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 import nbqp
 from tests.core.oracles import Data
 from tests.fuzz.cases import Case, Truth
@@ -22,6 +24,8 @@ from tests.fuzz.judge import (
 
 REFUSED = "NonconvexError"
 SOLUTIONS = ("SOLVED", "SOLVED_CLOSEST_PRIMAL_FEASIBLE")
+PROOFS = {Truth.INFEASIBLE: "PRIMAL_INFEASIBLE", Truth.UNBOUNDED: "DUAL_INFEASIBLE"}
+GIVEN_UP = ("NUMERICAL_ERROR", "MAX_ITER_REACHED")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Verdict:
 
     status: by name, of the single solve and, where they differ, in a batch and from a warm start. feasible:
     whether a solution is known that doubles can hold: planted, or found by any solver where neither
-    a contradiction was planted nor a proof says that the objective falls for ever. apart: that of the case.
+    a contradiction was planted nor a proof says that the objective falls for ever. flawed: whether that
+    there is none was planted, told: whether the solver says so, or found a point within the tolerances. apart: that of the case.
     """
 
     name: str
@@ -38,6 +43,8 @@ class Verdict:
     status: str
     feasible: bool
     solved: bool
+    flawed: bool
+    told: bool
     faults: tuple[str, ...]
     apart: str = ""
     gradient: GradientCheck | None = None
@@ -49,19 +56,23 @@ def run_case(case: Case, with_gradient: bool = False) -> Verdict:
     faults: list[str] = []
     args = case.data.args(case.sparse)
     batch = nbqp.solve_batch(**_stacked(case.data), settings=settings)
+    first, last = _Sample(batch, 0), _Sample(batch, SAMPLES - 1)
+    if not first.is_same(last):
+        faults.append("two equal samples of a batch differ")
     try:
         single = nbqp.solve_qp(**args, settings=settings)
     except nbqp.NonconvexError:
         name = REFUSED
-        if batch.status[0].name != "NONCONVEX":
-            faults.append(f"{REFUSED}, but {batch.status[0].name} in a batch")
+        if first.status.name != "NONCONVEX":
+            faults.append(f"{REFUSED}, but {first.status.name} in a batch")
         faults += refusal_faults(case.data, refused=True)
-        return Verdict(case.name, _family(case), name, False, False, tuple(faults), case.apart)
+        nothing = 4 * (False,)
+        return Verdict(case.name, _family(case), name, *nothing, tuple(faults), case.apart)
     faults += refusal_faults(case.data, refused=False)
     others = opinions(case)
     start = _beside(single)
     warm = nbqp.solve_qp(**args, settings=settings, warm_start=start)
-    results = (("", single), ("in a batch: ", _Sample(batch)), ("from a warm start: ", warm))
+    results = (("", single), ("in a batch: ", first), ("from a warm start: ", warm))
     for where, found in results:
         faults += (where + fault for fault in _faults(case, found, others))
     statuses = [found.status.name for _, found in results]
@@ -71,15 +82,19 @@ def run_case(case: Case, with_gradient: bool = False) -> Verdict:
     if case.truth is Truth.OPEN:
         own = (Opinion.of(case, "", found) for _, found in results if found.status.name == "SOLVED")
         known = (known or any(one.solves for one in own)) and "DUAL_INFEASIBLE" not in statuses
+    flawed = case.truth in PROOFS
+    told = flawed and all(name in (*SOLUTIONS, PROOFS[case.truth]) for name in statuses)
     gradient = None
     if with_gradient and case.truth is Truth.SOLVABLE and statuses[0] == "SOLVED":
-        gradient = check_gradient(case, single)
+        gradient = check_gradient(case, single, batch if first.status.name == "SOLVED" else None)
     return Verdict(
         case.name,
         _family(case),
         "+".join(dict.fromkeys(statuses)),
         known,
         solved,
+        flawed,
+        told,
         tuple(faults),
         case.apart,
         gradient,
@@ -90,10 +105,14 @@ def _family(case: Case) -> str:
     return case.name.rpartition(" ")[0]
 
 
+SAMPLES = 3
+
+
 def _stacked(data: Data) -> dict[str, Any]:
-    """All nine data with a batch axis of one."""
-    args = data.args()
-    return {name: value[None] for name, value in args.items()}
+    """A batch of the case, a bad sample, and the case again."""
+    args = {name: np.stack(SAMPLES * [value]) for name, value in data.args().items()}
+    args["g"][1] = np.nan
+    return args
 
 
 def _beside(found: nbqp.Solution) -> tuple[Any, ...]:
@@ -101,13 +120,21 @@ def _beside(found: nbqp.Solution) -> tuple[Any, ...]:
     return (1.001 * found.x + 1e-3, 2.0 * found.y, 2.0 * found.z, 2.0 * found.z_box)
 
 
-class _Sample:
-    """The only sample of a batch, as a `Solution` has its parts."""
+PARTS = ("x", "y", "z", "z_box", "s_e", "s_i", "s_box")
 
-    def __init__(self, batch: nbqp.BatchSolution) -> None:
-        for name in ("x", "y", "z", "z_box", "s_e", "s_i", "s_box", "status"):
-            setattr(self, name, getattr(batch, name)[0])
-        self.certificate = nbqp.Certificate(*(part[0] for part in batch.certificate))
+
+class _Sample:
+    """A sample of a batch, as a `Solution` has its parts."""
+
+    def __init__(self, batch: nbqp.BatchSolution, index: int) -> None:
+        for name in (*PARTS, "status"):
+            setattr(self, name, getattr(batch, name)[index])
+        self.certificate = nbqp.Certificate(*(part[index] for part in batch.certificate))
+
+    def is_same(self, other: _Sample) -> bool:
+        """Whether status and point are those of another, bit for bit."""
+        parts = ((getattr(self, name), getattr(other, name)) for name in PARTS)
+        return self.status is other.status and all(a.tobytes() == b.tobytes() for a, b in parts)
 
 
 def _faults(case: Case, found: Any, others: list[Opinion]) -> Iterator[str]:
@@ -118,4 +145,6 @@ def _faults(case: Case, found: Any, others: list[Opinion]) -> Iterator[str]:
         yield from primal_proof_faults(case, found.certificate)
     elif name == "DUAL_INFEASIBLE":
         yield from dual_proof_faults(case, found.certificate)
+    elif name not in GIVEN_UP:
+        yield f"{name}, of good data without a limit"
     yield from contradictions(case, found, name, others)
