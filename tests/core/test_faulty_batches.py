@@ -149,16 +149,17 @@ def test_a_batch_of_all_faults_does_not_depend_on_order_or_threads(
     threads: int, closest: bool
 ) -> None:
     settings = nbqp.Settings(eps_abs=1e-9, primal_infeasibility_solving=closest)
-    data = good()
+    size = 2 * len(FAULTS)
+    data = {name: np.concatenate(3 * [values])[:size] for name, values in good().items()}
+    # Each of them beside a sample without a fault.
     for k, (spoil, _) in enumerate(FAULTS.values()):
-        if k % 4 != 3:
-            spoil(data, k % BATCH)
+        spoil(data, 2 * k)
     whole = nbqp.solve_batch(**data, settings=settings, threads=1)
-    assert len(set(whole.status)) >= 4
-    gradients = nbqp.vjp(whole, dL_dx=np.ones((BATCH, N)), on_failure="zero")
+    assert len(set(whole.status)) >= 5
+    gradients = nbqp.vjp(whole, dL_dx=np.ones((size, N)), on_failure="zero")
     for rows in (
-        np.arange(BATCH)[::-1],
-        np.random.default_rng(2).permutation(BATCH),
+        np.arange(size)[::-1],
+        np.random.default_rng(2).permutation(size),
         [11],
         [2, 19],
     ):
