@@ -94,7 +94,10 @@ def main() -> int:
             "cases": summary.cases,
             "seconds": summary.seconds,
             "solved_share": summary.solved_share,
-            "tallies": {sort: dataclasses.asdict(tally) for sort, tally in summary.tallies.items()},
+            "tallies": {
+                sort: {**vars(tally), "statuses": dict(tally.statuses)}
+                for sort, tally in summary.tallies.items()
+            },
             "gradients": len(summary.gradients),
             "wrong_gradients": [[name, *check] for name, check in summary.wrong_gradients],
             "failures": [dataclasses.asdict(verdict) for verdict in summary.failures],

@@ -8,7 +8,7 @@ import numpy as np
 
 import nbqp
 from tests.core.derivatives import adjoint_oracle, extended_jacobian, random_cotangents
-from tests.core.oracles import Array, Rows, stack_rows
+from tests.core.oracles import Array, Data, Rows, stack_rows
 from tests.fuzz.cases import Case
 
 MARGIN = 1e-4
@@ -20,7 +20,7 @@ MASK = 10.0
 """Up to so many times the tolerance a row counts as weakly active."""
 UNCLEAR = 10.0, 100.0
 """A slack or multiplier by less or more than the mask, by these factors, is clear."""
-NO_RANK, FULL_RANK = 1e-12, 1e-6
+NO_RANK, FULL_RANK = 1e-14, 1e-6
 """Singular values relative to the largest: below the one 0, above the other not."""
 
 
@@ -95,8 +95,13 @@ def _regular(case: Case, found: Any) -> GradientCheck | None:
         return None
     condition = float(sizes[0] / sizes[-1])
     x_size, lam_size = np.abs(point.x).max(), np.abs(rows.lam).max(initial=0.0)
-    accuracy = case.eps_abs / sizes[-1] + case.eps_rel * condition * max(x_size, lam_size)
+    forces = d.H @ point.x, d.g, rows.M.T @ rows.lam
+    terms = max(np.abs(part).max() for part in (value, *forces))
+    tolerance = case.eps_abs + case.eps_rel * terms
+    accuracy = tolerance / sizes[-1]
     if accuracy > min(MARGIN, PER_CONDITION * condition * (x_size or 1.0)):
+        return None
+    if _is_open(d, found, MASK * tolerance):
         return None
     cotangents = random_cotangents(np.random.default_rng(d.n), found)
     dL_dlam = np.concatenate([cotangents[f"dL_d{name}"] for name in ("y", "z", "z_box")])
@@ -112,6 +117,15 @@ def _regular(case: Case, found: Any) -> GradientCheck | None:
         for name, part in expected.items()
     ]
     return GradientCheck(True, max(errors) / size, condition)
+
+
+def _is_open(d: Data, found: Any, mask: float) -> bool:
+    """Whether a row has a multiplier, but is off its side: complementary to within the tolerances only."""
+    rows = stack_rows(d, found)
+    value = rows.M @ found.x
+    distance = np.where(rows.lam > 0.0, rows.upper - value, value - rows.lower)
+    beyond = np.abs(rows.lam) > mask / UNCLEAR[0]
+    return bool((~rows.equal & beyond & (np.abs(distance) > mask / UNCLEAR[0])).any())
 
 
 def _outer_products(case: Case, rows: Rows, v: Array, w: Array) -> dict[str, Array]:
@@ -146,9 +160,7 @@ def _degenerate(case: Case, found: Any) -> GradientCheck | None:
     measured = np.concatenate([sides.min(axis=0)[one_sided], np.abs(rows.lam)[one_sided]])
     if ((measured > mask / UNCLEAR[0]) & (measured < mask * UNCLEAR[1])).any():
         return None
-    # Rows with a multiplier, but off its side: complementary to within the tolerances only.
-    held = np.where(rows.lam > 0.0, sides[1], sides[0])[one_sided]
-    if ((np.abs(rows.lam[one_sided]) > mask) & (held > mask / UNCLEAR[0])).any():
+    if _is_open(d, found, mask):
         return None
     sizes = np.linalg.svd(extended_jacobian(d, found, mask), compute_uv=False)
     if sizes[0] == 0.0:
