@@ -334,15 +334,18 @@ def outer_products(
     """The gradients that belong to an adjoint, in the forms that the data were given in."""
     b, b4 = adjoint
 
+    # A sum, even of one sample, is kept for what a batch shares: it makes 0 of -0.
+
     def vector(name: str, gradient: Floats) -> Any:
         form = qp.forms[name]
         if form is None:
             return None
         if form == "scalar":
             return gradient.sum()
-        if form == "batched":
-            return gradient.sum(axis=0, keepdims=True) if len(getattr(qp, name)) == 1 else gradient
-        return gradient.sum(axis=0)
+        if form != "batched":
+            return gradient.sum(axis=0)
+        one_each = len(getattr(qp, name)) == qp.batch
+        return gradient if one_each else gradient.sum(axis=0, keepdims=True)
 
     def matrix(name: str, left: Floats, b2: Floats, s: Floats) -> Any:
         form = qp.forms[name]
@@ -351,7 +354,7 @@ def outer_products(
         if isinstance(form, Sparse) and form.ndim == 3:
             rows, columns = form.pattern.entries
             values = products_at(rows, columns, (left, b2, s), b.x, point.x, b4)
-            if form.shape[0] == 1:
+            if form.shape[0] != qp.batch:
                 values = values.sum(axis=0, keepdims=True)
             return Sparse(form.pattern, values)
         if isinstance(form, Sparse):
@@ -359,7 +362,7 @@ def outer_products(
             return Sparse(form.pattern, found.data)
         if isinstance(form, StoredPattern):
             return products_on_pattern(form, left, b.x, b2, point.x, s, b4)
-        if form == "batched" and len(getattr(qp, name).values) > 1:
+        if form == "batched" and len(getattr(qp, name).values) == qp.batch:
             return (
                 left[:, :, None] * b.x[:, None, :]
                 + b2[:, :, None] * point.x[:, None, :]
