@@ -103,7 +103,7 @@ class BatchSolution:
         return self._residuals()[:, 2]
 
 
-WarmStartLike = BatchSolution | tuple[Floats, Floats, Floats, Floats]
+BatchStart = BatchSolution | tuple[Floats, Floats, Floats, Floats]
 
 
 @functools.cache
@@ -126,7 +126,7 @@ def solve_batch(
     ub: Vector = None,
     *,
     settings: Settings | None = None,
-    warm_start: WarmStartLike | None = None,
+    warm_start: BatchStart | None = None,
     threads: int | None = None,
 ) -> BatchSolution:
     """Solve a batch of QPs; see `solve_qp` for the problem.
@@ -192,7 +192,7 @@ def solve_batch(
 def solve_samples(
     qp: QP,
     settings: Settings,
-    warm_start: WarmStartLike | None,
+    warm_start: BatchStart | None,
     watch: Watch | None = None,
     threads: int | None = None,
 ) -> tuple[Output, float]:

@@ -21,6 +21,8 @@ from tests.fuzz.trial import run_case
 def _place(text: str) -> tuple[int, int]:
     """The seed and the index of SEED:INDEX."""
     seed, _, index = text.partition(":")
+    if not (seed.isdecimal() and index.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected SEED:INDEX, got {text}")
     return int(seed), int(index)
 
 
