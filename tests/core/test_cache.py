@@ -159,6 +159,8 @@ def test_where_no_folder_can_be_written_every_process_compiles(
 @pytest.fixture
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """Where entries that are made now keep their code."""
+    # Numba reads its environment again when it compiles and finds it changed.
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     return tmp_path
 
