@@ -21,7 +21,7 @@ IN_A_FORK = """
                 task()
             finally:
                 os._exit(1)
-        for _ in range(600):
+        for _ in range(2400):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 return status == 0
