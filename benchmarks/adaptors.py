@@ -19,6 +19,8 @@ import nbqp
 from benchmarks.isolated import forget_peak_memory, peak_memory
 from benchmarks.peers import PROXSUITE_INFINITY
 from benchmarks.programs import Floats, Program, Sparse
+from nbqp.analysis import analyse_qp, analyses
+from nbqp.watch import Watch
 
 Settings: TypeAlias = dict[str, Any]
 
@@ -125,7 +127,7 @@ class Nbqp(Adaptor):
     def __init__(self, program: Program, settings: Settings) -> None:
         super().__init__(program, settings)
         # A pattern that this process has met before would need no analysis.
-        nbqp.analysis._kept.clear()
+        analyses.clear()
         self.split = Split(program, fixed_as_rows=False)
         self.nbqp_settings = nbqp.Settings(**settings)
 
@@ -145,8 +147,7 @@ class Nbqp(Adaptor):
             "iterations": info.iter,
             "outer_iterations": info.iter_ext,
             "factorizations": info.factorizations,
-            # Private: no user needs it.
-            "nnz_factor": self.solver._state.analysis.values,
+            "nnz_factor": analyse_qp(self.solver.problem, Watch()).values,
             # Without validation and analysis.
             "run_time": info.run_time,
         }

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
-from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
 
+from nbqp.kept import Kept
 from nbqp.kernels.kkt import kkt_pattern, locate_entries
 from nbqp.kernels.structure import Entries, Factor, Pattern
 from nbqp.kernels.symbolic import order_columns, plan_factor
 from nbqp.memory import NUMBER, UNQUESTIONED, VECTORS, available_memory, require_memory, too_large
 from nbqp.problem import QP
-from nbqp.threads import hold_while_forking, run_apart
+from nbqp.threads import run_apart
 from nbqp.watch import OutOfTime, Watch
 
 KEPT = 32
@@ -81,17 +80,11 @@ def _entries(pattern: Pattern) -> int:
     return len(pattern.Hi) + len(pattern.Ai) + len(pattern.Ci)
 
 
-_kept: OrderedDict[tuple[object, ...], Analysis] = OrderedDict()
-_lock = threading.RLock()
-hold_while_forking(_lock)
-
-
-def _entries_kept() -> int:
-    return sum(_entries(analysis.pattern) for analysis in _kept.values())
+analyses = Kept[Analysis](KEPT, ENTRIES_KEPT)
 
 
 def analyse_qp(qp: QP, watch: Watch) -> Analysis:
-    """The analysis of the problem's pattern, from the ones that are kept if it is among them.
+    """The analysis of the problem's pattern, its own or from the ones that are kept if it is among them.
 
     Raises
     ------
@@ -100,17 +93,12 @@ def analyse_qp(qp: QP, watch: Watch) -> Analysis:
     OutOfTime
         The watch's time limit has struck.
     """
-    pattern = qp.pattern()
-    small = _entries(pattern) <= ENTRIES_KEPT
-    key = (*pattern[:3], *(array.tobytes() for array in pattern[3:])) if small else ()
-    with _lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]
-    analysis = run_apart(lambda: _analyse(pattern, watch), watch)
-    if small:
-        with _lock:
-            _kept[key] = analysis
-            while len(_kept) > KEPT or _entries_kept() > ENTRIES_KEPT:
-                _kept.popitem(last=False)
-    return analysis
+    return qp.found.find("analysis", lambda: _kept_analysis(qp.pattern(), watch))
+
+
+def _kept_analysis(pattern: Pattern, watch: Watch) -> Analysis:
+    return analyses.find(
+        _entries(pattern),
+        lambda: (*pattern[:3], *(array.tobytes() for array in pattern[3:])),
+        lambda: run_apart(lambda: _analyse(pattern, watch), watch),
+    )

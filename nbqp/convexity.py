@@ -32,26 +32,39 @@ def find_nonconvex(
     OutOfTime
         The watch's time limit has struck.
     """
-    H = qp.H.values
-    if H.shape[1] == 0:
-        return np.zeros(qp.batch, dtype=np.bool_)
-    if _is_diagonal(qp):
-        nonconvex = H.min(axis=1) < -TOLERANCE * LEAST_DIAGONAL * np.abs(H).max(axis=1)
-    else:
-        nonconvex = np.zeros(len(H), dtype=np.bool_)
 
-        lanes = takes_lanes(qp, analysis) and qp.has_batch_axis("H")
-        kernel: Callable[..., None] = mark_nonconvex_lanes if lanes else mark_nonconvex
+    def judge() -> npt.NDArray[np.bool_]:
+        return _find_nonconvex(qp, analysis, watch, threads)
 
-        def run(begin: int, end: int) -> None:
-            kernel(*analysis, H, watch.abort, begin, end, nonconvex)
-
-        seconds = len(H) * FACTORISATION * analysis.step_time
-        split_range_watched(run, len(H), thread_count(len(H), threads), watch, seconds, kernel)
-        if watch.stopped():
-            raise OutOfTime
+    nonconvex = judge() if qp.has_batch_axis("H") else qp.found.find("nonconvex", judge)
     found: npt.NDArray[np.bool_] = nonconvex & ~qp.invalid
     return found
+
+
+def _find_nonconvex(
+    qp: QP, analysis: Analysis, watch: Watch, threads: int | None
+) -> npt.NDArray[np.bool_]:
+    """Of each H (1 or batch,), whatever data are invalid."""
+    H = qp.H.values
+    if H.shape[1] == 0:
+        return np.zeros(1, dtype=np.bool_)
+    if _is_diagonal(qp):
+        diagonal: npt.NDArray[np.bool_] = H.min(axis=1) < -TOLERANCE * LEAST_DIAGONAL * np.abs(
+            H
+        ).max(axis=1)
+        return diagonal
+    nonconvex = np.zeros(len(H), dtype=np.bool_)
+    lanes = takes_lanes(qp, analysis) and qp.has_batch_axis("H")
+    kernel: Callable[..., None] = mark_nonconvex_lanes if lanes else mark_nonconvex
+
+    def run(begin: int, end: int) -> None:
+        kernel(*analysis, H, watch.abort, begin, end, nonconvex)
+
+    seconds = len(H) * FACTORISATION * analysis.step_time
+    split_range_watched(run, len(H), thread_count(len(H), threads), watch, seconds, kernel)
+    if watch.stopped():
+        raise OutOfTime
+    return nonconvex
 
 
 def _is_diagonal(qp: QP) -> bool:

@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from nbqp.arrays import numbers
 from nbqp.batch import BatchSolution
 from nbqp.errors import DataError, SettingsError, ShapeError, UnsolvedError
 from nbqp.kernels.adjoint import sample_products
@@ -49,7 +50,7 @@ from nbqp.kkt_system import (
     without_failed,
 )
 from nbqp.memory import NUMBER, require_memory
-from nbqp.problem import QP, numbers
+from nbqp.problem import QP
 from nbqp.solution import Solution, Status
 from nbqp.sparse import Sparse
 from nbqp.stored_pattern import StoredPattern

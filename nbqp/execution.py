@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbqp.analysis import Analysis
+from nbqp.arrays import numbers
 from nbqp.errors import ShapeError
 from nbqp.kernels.proxqp import GAP_ROUNDING, solve_range
 from nbqp.kernels.scaling import shared_scaling
@@ -17,7 +18,7 @@ from nbqp.kernels.state import Options
 from nbqp.kernels.status import ABORTED, INVALID_DATA, NOT_RUN
 from nbqp.kernels.structure import Output, Point, Scaling
 from nbqp.memory import NUMBER, require_memory
-from nbqp.problem import QP, numbers
+from nbqp.problem import QP
 from nbqp.settings import METHODS, Settings
 from nbqp.sparse import Sparse
 from nbqp.threads import load_kernel, run_apart_if_large, split_range_watched, thread_count
@@ -44,15 +45,10 @@ def run_solves(
     watch: Watch,
     threads: int | None,
     out: Output,
-    scaling: Scaling | None = None,
 ) -> float:
-    """Solve the samples of `qp` that are NOT_RUN in `out`; returns the seconds that it took.
-
-    scaling: of the matrices, where it is known.
-    """
+    """Solve the samples of `qp` that are NOT_RUN in `out`; returns the seconds that it took."""
     options, data, abort = to_options(settings), qp.data(), watch.abort
-    if scaling is None:
-        scaling = shared_or_own_scaling(qp, watch)
+    scaling = shared_or_own_scaling(qp, watch)
     lanes = takes_lanes(qp, analysis) and _smoothed_from_cold(settings)
 
     def run_kernel(kernel: Any, begin: int, end: int) -> None:
@@ -108,7 +104,18 @@ def _size(matrix: Any) -> int:
     return int(size) if isinstance(size, Integral) else 0
 
 
-def find_scaling(qp: QP, watch: Watch) -> Scaling:
+def shared_or_own_scaling(qp: QP, watch: Watch) -> Scaling:
+    """One scaling for all samples that share their matrices, otherwise none: each sample finds its own."""
+    if qp.shares_matrices():
+        scaling = qp.found.find("scaling", lambda: _find_scaling(qp, watch))
+        if watch.stopped():
+            # It may lack sweeps, and does for what little is left of this call.
+            qp.found.forget("scaling")
+        return scaling
+    return Scaling(*(np.zeros((0, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
+
+
+def _find_scaling(qp: QP, watch: Watch) -> Scaling:
     """The scaling of a QP's matrices, which have no batch axis."""
     scaling = Scaling(*(np.empty((1, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
     matrices = qp.H.values[0], qp.A.values[0], qp.C.values[0]
@@ -117,13 +124,6 @@ def find_scaling(qp: QP, watch: Watch) -> Scaling:
         lambda: shared_scaling(qp.pattern(), *matrices, watch.abort, scaling), size, watch
     )
     return scaling
-
-
-def shared_or_own_scaling(qp: QP, watch: Watch) -> Scaling:
-    """One scaling for a batch that shares its matrices, otherwise none: each sample finds its own."""
-    if qp.batch > 1 and len(qp.H.values) == len(qp.A.values) == len(qp.C.values) == 1:
-        return find_scaling(qp, watch)
-    return Scaling(*(np.zeros((0, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
 
 
 def to_options(settings: Settings) -> Options:

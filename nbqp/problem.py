@@ -6,176 +6,36 @@ min 1/2 x'Hx + g'x   s.t.   Ax = b,   l <= Cx <= u,   lb <= x <= ub
 from __future__ import annotations
 
 import copy
-import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from nbqp.arrays import real
 from nbqp.errors import DataError, PatternError, ShapeError, SymmetryError
-from nbqp.kernels.structure import Data, Floats, Ints, Pattern, kernel_array
-from nbqp.kernels.symmetry import find_mirror, symmetrise
+from nbqp.kernels.structure import Data, Floats, Pattern
+from nbqp.kernels.symmetry import symmetrise
 from nbqp.kernels.validity import settle
 from nbqp.memory import NUMBER, VECTORS, require_memory
 from nbqp.sparse import Sparse
+from nbqp.sparse_matrix import SparseMatrix, with_symmetric_pattern
 from nbqp.stored_pattern import StoredPattern
 
 Vector: TypeAlias = "npt.ArrayLike | None"
+Found = TypeVar("Found")
 Matrix: TypeAlias = Any  # dense array-like, scipy.sparse matrix or array, or None
 Form: TypeAlias = Literal["scalar", "shared", "batched"] | StoredPattern | Sparse | None
 """How a datum was given: as a number, without or with a batch axis, sparse, or not at all."""
 
 NAMES = ("H", "g", "A", "b", "C", "l", "u", "lb", "ub")
-"""Of the nine data."""
-COPIES = 4
-"""Arrays of the size of a matrix that exist while it is brought into the solver's form."""
-SMALL = 2**12
-"""A dense matrix of at most so many entries has its pattern kept."""
+"""Of the nine data, of which these are matrices and vectors."""
+MATRICES = ("H", "A", "C")
+VECTOR_NAMES = ("g", "b", "l", "u", "lb", "ub")
 ROUNDINGS = 16.0
 """Units of rounding, of its own type, that the two halves of a symmetric H may differ by."""
-
-
-class SparseMatrix:
-    """One matrix by columns: its pattern, and the values of one QP or of a batch.
-
-    Attributes
-    ----------
-    shape : (rows, columns)
-    p, i : int64, the CSC pattern with ascending rows
-    values : float64, (1 or batch, nnz)
-    """
-
-    def __init__(self, shape: tuple[int, int], p: Ints, i: Ints, values: Floats) -> None:
-        self.shape = shape
-        self.p = p
-        self.i = i
-        self.values = values
-
-    @classmethod
-    def empty(cls, rows: int, columns: int) -> SparseMatrix:
-        """A matrix without entries."""
-        return cls(
-            (rows, columns),
-            np.zeros(columns + 1, dtype=np.int64),
-            np.zeros(0, dtype=np.int64),
-            np.zeros((1, 0)),
-        )
-
-    @classmethod
-    def from_user(cls, name: str, value: Matrix, batch: bool) -> SparseMatrix:
-        """Take a dense array (.., rows, columns), a scipy.sparse matrix or a `Sparse`.
-
-        A matrix that all samples share has the pattern of its nonzeros, a batched one is full.
-        """
-        if scipy.sparse.issparse(value):
-            if value.dtype.kind not in "fiub":
-                raise ShapeError(f"{name}: expected real numbers, got dtype {value.dtype}.")
-            if value.ndim != 2:
-                raise ShapeError(f"{name}: expected a matrix, got shape {value.shape}.")
-            require_memory(name, COPIES * NUMBER * value.nnz)
-            columns = scipy.sparse.csc_array(value, copy=True)
-            columns.sum_duplicates()
-            columns.sort_indices()
-            return cls(
-                columns.shape,
-                columns.indptr.astype(np.int64),
-                columns.indices.astype(np.int64),
-                columns.data.astype(np.float64)[None],
-            )
-        if isinstance(value, Sparse):
-            if value.ndim == 3 and not batch:
-                raise ShapeError(f"{name}: expected a matrix, got shape {value.shape}.")
-            stored = value.pattern.columns
-            # Indexing would leave the array transposed.
-            ordered = np.take(np.atleast_2d(numbers(name, value.values)), stored.order, axis=1)
-            # Kernels take no read-only arrays, which those that a pattern keeps are.
-            return cls(value.pattern.shape, stored.p.copy(), stored.i.copy(), ordered)
-        dense = numbers(name, value)
-        if dense.ndim == 2:
-            rows, columns = dense.shape
-            nonzero = dense != 0.0
-            if dense.size <= SMALL:
-                # Finding a pattern again takes less time than making it.
-                p, i, places = _kept_pattern(columns, nonzero.tobytes())
-                return cls((rows, columns), p, i, dense.reshape(-1)[places][None])
-            count = int(np.count_nonzero(nonzero))
-            require_memory(name, COPIES * NUMBER * count)
-            if count == dense.size:
-                # A tenth of the time that finding and gathering them takes.
-                values = np.array(dense.T, order="C").reshape(1, count)
-                return cls((rows, columns), *_full_pattern(rows, columns), values)
-            p, i, places = _pattern_of(nonzero)
-            return cls((rows, columns), p, i, dense.reshape(-1)[places][None])
-        if dense.ndim == 3 and batch:
-            size, rows, columns = dense.shape
-            require_memory(name, NUMBER * dense.size)
-            p, i = _shared_full_pattern(rows, columns)
-            # A copy even where there is one row or column, whose transpose is contiguous already.
-            values = np.array(dense.transpose(0, 2, 1), order="C").reshape(size, rows * columns)
-            return cls((rows, columns), p, i, values)
-        expected = "(rows, columns)" + (" or (batch, rows, columns)" if batch else "")
-        raise ShapeError(f"{name}: expected an array of shape {expected}, got {dense.shape}.")
-
-    def sample(self, k: int) -> scipy.sparse.csc_array:
-        """The matrix of sample k."""
-        values = self.values[k if len(self.values) > 1 else 0]
-        return scipy.sparse.csc_array((values, self.i, self.p), shape=self.shape)
-
-    def transpose_order(self) -> Ints | None:
-        """Where each entry's mirror image stands, or None if the pattern is not symmetric."""
-        mirror = np.empty(len(self.i), dtype=np.int64)
-        return mirror if find_mirror(self.p, self.i, mirror) else None
-
-
-def _pattern_of(nonzero: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
-    """The pattern (p, i) of a dense matrix, and where its entries stand in it by rows."""
-    columns = nonzero.shape[1]
-    j, i = np.nonzero(nonzero.T)
-    p = np.zeros(columns + 1, dtype=np.int64)
-    np.cumsum(np.bincount(j, minlength=columns), out=p[1:])
-    return p, i.astype(np.int64), i * columns + j
-
-
-@functools.lru_cache(maxsize=64)
-def _kept_pattern(columns: int, nonzero: bytes) -> tuple[Ints, Ints, Ints]:
-    """`_pattern_of` a matrix by rows, as it is hashed; none changes its arrays."""
-    return _pattern_of(np.frombuffer(nonzero, dtype=np.bool_).reshape(-1, columns))
-
-
-def _full_pattern(rows: int, columns: int) -> tuple[Ints, Ints]:
-    """The pattern of a matrix without zeros."""
-    p = np.arange(columns + 1, dtype=np.int64) * rows
-    return p, np.tile(np.arange(rows, dtype=np.int64), columns)
-
-
-@functools.lru_cache(maxsize=8)
-def _shared_full_pattern(rows: int, columns: int) -> tuple[Ints, Ints]:
-    """As `_full_pattern`, which all batches with one share and none changes."""
-    return _full_pattern(rows, columns)
-
-
-def numbers(name: str, value: Any) -> Floats:
-    """A float64 array of what the user gave, in the layout of kernels, or a `ShapeError`."""
-    array = _real(name, value)
-    require_memory(name, NUMBER * array.size)
-    return kernel_array(array)
-
-
-def _real(name: str, value: Any) -> npt.NDArray[Any]:
-    """An array of real numbers, or a `ShapeError`; no copy where the user gave one."""
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # nested sequences of unequal lengths
-        raise ShapeError(
-            f"{name}: expected an array of numbers, got {str(error).rstrip('.')}."
-        ) from None
-    if array.dtype.kind not in "fiub":
-        got = type(value).__name__ if array.dtype.kind == "O" else f"dtype {array.dtype}"
-        raise ShapeError(f"{name}: expected real numbers, got {got}.")
-    return array
 
 
 def _dtype(H: Matrix) -> np.dtype[Any]:
@@ -183,14 +43,14 @@ def _dtype(H: Matrix) -> np.dtype[Any]:
     found = getattr(H, "dtype", None)
     if isinstance(found, np.dtype):
         return found
-    return _real("H", H.values if isinstance(H, Sparse) else H).dtype
+    return real("H", H.values if isinstance(H, Sparse) else H).dtype
 
 
 def _vector(name: str, value: Vector, size: int, default: float, batch: bool) -> Floats:
     """A datum as (1 or batch, size); None stands for the default, a scalar for all entries."""
     if value is None:
         return np.full((1, size), default)
-    given = _real(name, value)
+    given = real(name, value)
     require_memory(name, NUMBER * given.size)
     # A copy: what the user does to the array later is no business of a solution's residuals.
     array = np.array(given, dtype=np.float64, order="C")
@@ -213,6 +73,29 @@ def _form(name: str, value: Any) -> Form:
     if rank == (3 if name in "HAC" else 2):
         return "batched"
     return "scalar" if rank == 0 else "shared"
+
+
+class Findings:
+    """What follows from the matrices of a QP alone, found once for all QPs that share them."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = {}
+
+    def __reduce__(self) -> tuple[type[Findings], tuple[()]]:
+        # A copy, in another process perhaps, finds it anew.
+        return Findings, ()
+
+    def find(self, name: str, make: Callable[[], Found]) -> Found:
+        """What `make` returns the first time; threads that ask for it at once may each call it."""
+        if name in self._known:
+            known: Found = self._known[name]
+            return known
+        found: Found = self._known.setdefault(name, make())
+        return found
+
+    def forget(self, name: str) -> None:
+        """Have it found anew by who asks next."""
+        self._known.pop(name, None)
 
 
 class QP:
@@ -245,6 +128,9 @@ class QP:
         How each of the nine data was given, by name: "scalar", "shared" (no batch axis), "batched",
         its `StoredPattern` where it is a scipy.sparse matrix, itself where it is a `Sparse`, None where it
         is absent.
+    found : Findings
+        Of H, A and C: the analysis of their pattern and, where they have no batch axis, their scaling and
+        whether H is semidefinite.
     invalid : (batch,) bool
         Samples with NaN, infinite entries, crossed bounds or an H that is not symmetric.
 
@@ -277,7 +163,7 @@ class QP:
     ) -> None:
         if g is None:
             raise ShapeError("g: expected a vector, got None.")
-        shape = _real("g", g).shape
+        shape = real("g", g).shape
         if len(shape) not in ((1, 2) if batch else (1,)):
             raise ShapeError(
                 f"g: expected shape (n,){' or (batch, n)' if batch else ''}, got {shape}."
@@ -300,6 +186,7 @@ class QP:
         self.batch = self._batch_size()
         self.is_batch = batch
         self.forms: dict[str, Form] = {name: _form(name, value) for name, value in given.items()}
+        self.found = Findings()
         self.invalid = np.zeros(self.batch, dtype=np.bool_)
         if not settle(self.data()):
             self._find_bad_values(NAMES)
@@ -307,7 +194,9 @@ class QP:
             self._symmetrise(_dtype(H))
 
     def with_vectors(self, vectors: Mapping[str, Vector]) -> QP:
-        """The QP, which is no batch, with other vectors and the same matrices, which the two share.
+        """The QP, whose matrices have no batch axis, with other vectors and the same matrices, which the two share.
+
+        Of a batch all six vectors are given, None where absent.
 
         Raises
         ------
@@ -316,7 +205,10 @@ class QP:
         """
         self._require_partners({**self.forms, **vectors})
         problem = copy.copy(self)
-        problem._set_vectors(vectors, batch=False)
+        problem._set_vectors(vectors, self.is_batch)
+        if self.is_batch:
+            problem.batch = problem._batch_size()
+            problem.invalid = np.zeros(problem.batch, dtype=np.bool_)
         problem.forms = {
             **self.forms,
             **{name: _form(name, value) for name, value in vectors.items()},
@@ -334,12 +226,16 @@ class QP:
     def given_vectors(self) -> dict[str, Vector]:
         """The vectors of the QP, which is no batch, in the forms that they were given in."""
         given: dict[str, Vector] = {}
-        for name in ("g", "b", "l", "u", "lb", "ub"):
+        for name in VECTOR_NAMES:
             form, values = self.forms[name], getattr(self, name)[0]
             # Of a scalar side of no rows no value is left, and none counts.
             scalar = values[0] if len(values) else 0.0
             given[name] = None if form is None else scalar if form == "scalar" else values
         return given
+
+    def shares_matrices(self) -> bool:
+        """Whether H, A and C are the same for all samples."""
+        return len(self.H.values) == len(self.A.values) == len(self.C.values) == 1
 
     def has_batch_axis(self, name: str) -> bool:
         """Whether a datum was given with a batch axis."""
@@ -415,7 +311,7 @@ class QP:
     def _symmetrise(self, dtype: np.dtype[Any]) -> None:
         order = self.H.transpose_order()
         if order is None:
-            self.H = _with_symmetric_pattern(self.H)
+            self.H = with_symmetric_pattern(self.H)
             order = self.H.transpose_order()
         values = self.H.values
         size, skew = np.empty(len(values)), np.empty(len(values))
@@ -474,19 +370,3 @@ class QP:
                 f"({mine.shape} with {len(mine.i)} entries), got another one "
                 f"({its.shape} with {len(its.i)} entries)."
             )
-
-
-def _with_symmetric_pattern(H: SparseMatrix) -> SparseMatrix:
-    """The same values on the union of the pattern and its mirror image."""
-    n = H.shape[1]
-    ones = scipy.sparse.csc_array((np.ones(len(H.i)), H.i, H.p), shape=(n, n))
-    union = scipy.sparse.csc_array(ones + ones.T)
-    union.sort_indices()
-    columns = np.repeat(np.arange(n), np.diff(union.indptr))
-    keys = columns * n + union.indices
-    places = np.searchsorted(keys, np.repeat(np.arange(n), np.diff(H.p)) * n + H.i)
-    values = np.zeros((len(H.values), len(keys)))
-    values[:, places] = H.values
-    return SparseMatrix(
-        H.shape, union.indptr.astype(np.int64), union.indices.astype(np.int64), values
-    )

@@ -12,14 +12,14 @@ import scipy.sparse
 from nbqp.analysis import Analysis, analyse_qp
 from nbqp.convexity import find_nonconvex
 from nbqp.errors import NonconvexError, PatternError, ShapeError
-from nbqp.execution import find_scaling, new_output, read_qp, run_solves, to_warm_start
+from nbqp.execution import new_output, read_qp, run_solves, to_warm_start
 from nbqp.kernels.status import (
     DUAL_INFEASIBLE,
     NOT_RUN,
     PRIMAL_INFEASIBLE,
     TIME_LIMIT_REACHED,
 )
-from nbqp.kernels.structure import Floats, Output, Scaling
+from nbqp.kernels.structure import Floats, Output
 from nbqp.problem import NAMES, QP, Matrix, Vector
 from nbqp.settings import Settings, to_settings
 from nbqp.solution import Certificate, Info, Solution, Status
@@ -34,8 +34,6 @@ class _State(NamedTuple):
 
     problem: QP
     matrices: dict[str, Matrix]  # copies: what the user does to them in place is no update
-    analysis: Analysis
-    scaling: Scaling | None
 
 
 class Solver:
@@ -85,9 +83,8 @@ class Solver:
         self.settings = to_settings(settings)
         arguments = {"H": H, "g": g, "A": A, "b": b, "C": C, "l": l, "u": u, "lb": lb, "ub": ub}
         problem, watch = read_qp(arguments), Watch()
-        analysis = analyse_qp(problem, watch)
-        _require_convex(problem, analysis, watch)
-        self._state = _State(problem, copy.deepcopy({"H": H, "A": A, "C": C}), analysis, None)
+        _require_convex(problem, analyse_qp(problem, watch), watch)
+        self._state = _State(problem, copy.deepcopy({"H": H, "A": A, "C": C}))
 
     @property
     def problem(self) -> QP:
@@ -113,10 +110,7 @@ class Solver:
                 raise ShapeError(f"{name}: expected one of {', '.join(NAMES)}, got another name.")
         matrices = data.keys() & held.matrices
         if not matrices:
-            problem = held.problem.with_vectors(data)
-            # From now on solves share it; a single solve finds its own on the way.
-            scaling = find_scaling(problem, Watch()) if held.scaling is None else held.scaling
-            self._state = held._replace(problem=problem, scaling=scaling)
+            self._state = held._replace(problem=held.problem.with_vectors(data))
             return
         for name in matrices:
             size, given = getattr(held.problem, name).shape, getattr(data[name], "shape", ())
@@ -142,12 +136,15 @@ class Solver:
                 held.problem.require_pattern(name, problem)
             anew = anew or not same
         watch = Watch()
-        analysis = analyse_qp(problem, watch) if anew else held.analysis
+        if not anew:
+            # Looked up by its pattern, it would take longer.
+            problem.found.find("analysis", lambda: analyse_qp(held.problem, watch))
+        analysis = analyse_qp(problem, watch)
         if "H" in data:
             _require_convex(problem, analysis, watch)
         # Nothing has changed before all of it has been found good.
         copies = copy.deepcopy({name: data[name] for name in matrices})
-        self._state = _State(problem, held.matrices | copies, analysis, None)
+        self._state = _State(problem, held.matrices | copies)
 
     def solve(self, warm_start: WarmStartLike | None = None) -> Solution:
         """Solve the QP as it stands, from a previous `Solution` or (x, y, z, z_box) if given.
@@ -159,11 +156,11 @@ class Solver:
         TooLargeError
             The solve would take more memory than there is.
         """
-        qp, _, analysis, scaling = self._state
+        qp = self.problem
         watch = start_watch(self.settings.time_limit, _load)
         warm = to_warm_start(warm_start, (qp.n, qp.n_eq, qp.n_in, qp.n), None)
         out = new_output(qp)
-        run_time = run_solves(qp, analysis, self.settings, warm, watch, 1, out, scaling)
+        run_time = run_solves(qp, analyse_qp(qp, watch), self.settings, warm, watch, 1, out)
         return _solution(qp, self.settings, out, run_time)
 
 

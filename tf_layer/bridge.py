@@ -7,16 +7,12 @@ graph finds them again in another process.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import itertools
-import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 import tensorflow as tf
 from tensorflow.python.eager import forwardprop_util
 from tensorflow.python.ops import script_ops
@@ -33,99 +29,17 @@ from nbqp.kkt_system import (
     solve_adjoint,
     without_failed,
 )
-from nbqp.problem import QP
-from nbqp.stored_pattern import StoredPattern
+from tf_layer.description import Description
 
 try:
     from tensorflow.python.eager.record import record_operation
 except ImportError:  # it is not public
     record_operation = None
 
-OnFailure = Literal["raise", "nan", "keep"]
-Arrays = Sequence[npt.NDArray[Any]]
 Function = Callable[..., list[npt.NDArray[Any]]]
 
 DIFFERENTIABLE_CODES = [status.value for status in DIFFERENTIABLE]
 """The values of the statuses that come with a derivative."""
-
-
-def check_on_failure(value: Any) -> None:
-    """Raise `nbqp.SettingsError` unless this is an `OnFailure`."""
-    if value not in get_args(OnFailure):
-        *others, last = (f'"{known}"' for known in get_args(OnFailure))
-        raise nbqp.SettingsError(
-            f"on_failure: expected {', '.join(others)} or {last}, got {value!r}."
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What is known of a problem before its numbers: hashable, and JSON as an input of the ops.
-
-    Parameters
-    ----------
-    n
-        The number of variables.
-    dense
-        Names of the data that are tensors, in the order in which they are passed.
-    sparse
-        Names and shapes of the constant CSC matrices; each is passed as data, indices, indptr.
-    patterns
-        Names and shapes of the matrices whose tensors are values on a pattern of CSC, which is passed as
-        indices, indptr.
-    settings, on_failure
-        As in `solve_qp`.
-    order
-        Of the derivative that the linear solve belongs to.
-    warm
-        Whether a warm start, x, y, z, z_box, follows the data.
-    """
-
-    n: int
-    dense: tuple[str, ...]
-    sparse: tuple[tuple[str, tuple[int, int]], ...]
-    settings: nbqp.Settings
-    on_failure: OnFailure
-    patterns: tuple[tuple[str, tuple[int, int]], ...] = ()
-    order: int = 1
-    warm: bool = False
-
-    def to_json(self) -> str:
-        """A text from which `from_json` makes an equal description."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @staticmethod
-    @functools.lru_cache(maxsize=256)
-    def from_json(text: bytes) -> Description:
-        """The inverse of `to_json`."""
-        fields = json.loads(text)
-        for key in ("sparse", "patterns"):
-            fields[key] = tuple((name, (shape[0], shape[1])) for name, shape in fields[key])
-        fields |= {
-            "dense": tuple(fields["dense"]),
-            "settings": nbqp.Settings(**fields["settings"]),
-        }
-        return Description(**fields)
-
-    def arguments(self, arrays: Arrays) -> dict[str, Any]:
-        """The arrays by the names of their data, sparse matrices put together."""
-        named: dict[str, Any] = dict(zip(self.dense, arrays, strict=False))
-        parts = iter(arrays[len(self.dense) :])
-        for name, shape in self.sparse:
-            named[name] = scipy.sparse.csc_array(
-                (next(parts), next(parts), next(parts)), shape=shape
-            )
-        for name, shape in self.patterns:
-            pattern = _pattern(shape, next(parts).tobytes(), next(parts).tobytes())
-            named[name] = nbqp.Sparse(pattern, named[name])
-        return named
-
-
-@functools.lru_cache(maxsize=32)
-def _pattern(shape: tuple[int, int], indices: bytes, indptr: bytes) -> StoredPattern:
-    """A pattern by columns of int64, which takes longer to make than to find again."""
-    i, p = (np.frombuffer(part, dtype=np.int64) for part in (indices, indptr))
-    return StoredPattern(scipy.sparse.csc_array((np.ones(len(i)), i, p), shape=shape))
 
 
 def _solve(about: Description, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
@@ -138,7 +52,7 @@ def _solve(about: Description, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[An
         and bounds (batch, n_in + n), statuses and Newton steps (batch,).
     """
     start = Point(*arrays[-len(Point._fields) :]) if about.warm else None
-    qp = QP(**about.arguments(arrays), batch=True)
+    qp = about.problem(arrays[: len(arrays) - len(start or ())])
     out, _ = solve_samples(qp, about.settings, start)
     failed = _failed(out.status)
     if about.on_failure == "raise" and failed.any():
@@ -181,14 +95,12 @@ def _solve_adjoint(
     list
         b1; b2 (of y, z, z_box) and b4 side by side.
     """
-    given = about.arguments(matrices)
     n = about.n
     n_in = sides.shape[1] - n
     n_eq = (d_rest.shape[1] - 2 * (n + n_in)) // 2
     parts = _columns(-d_rest, (n_eq, n_in, n, n_eq, n_in, n))
     active = ActiveSet(*_columns(sides, (n_in, n)))
-    no_b = np.zeros((len(d_x), n_eq)) if "A" in given else None
-    qp = QP(**given, g=np.zeros((len(d_x), n)), b=no_b, batch=True)
+    qp = about.problem(matrices, batch=len(d_x))
     failed = _failed(status)
     closest = status == nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE.value
     if about.order > 1 and closest.any():

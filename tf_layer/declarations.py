@@ -12,11 +12,10 @@ import numpy as np
 import scipy.sparse
 
 import nbqp
-from nbqp.problem import ROUNDINGS
+from nbqp.problem import MATRICES, ROUNDINGS
 from nbqp.sparse import to_pattern
 from nbqp.stored_pattern import StoredPattern, with_order
 
-MATRICES = ("H", "A", "C")
 PACKAGE = "nbqp"
 INDICES = {"csc": ("indices", "indptr"), "csr": ("indices", "indptr"), "coo": ("row", "col")}
 """Index arrays of the formats that are kept."""

@@ -12,11 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 import nbqp
-from nbqp.problem import NAMES
+from nbqp.problem import MATRICES, NAMES
 from nbqp.settings import to_settings
-from tf_layer.bridge import OnFailure, check_on_failure
 from tf_layer.declarations import (
-    MATRICES,
     PACKAGE,
     Input,
     Learned,
@@ -25,6 +23,7 @@ from tf_layer.declarations import (
     is_weight,
     serialise,
 )
+from tf_layer.description import OnFailure, check_on_failure
 from tf_layer.op import QPOutput, solve_qp
 from tf_layer.patterns import gram, product
 

@@ -16,18 +16,17 @@ import tensorflow as tf
 
 import nbqp
 from nbqp.kkt_system import SIDES, Shifts, side_shares
+from nbqp.problem import MATRICES
 from nbqp.settings import to_settings
 from tf_layer.bridge import (
     ADJOINT,
     DIFFERENTIABLE_CODES,
     SOLVE,
-    OnFailure,
     call,
-    check_on_failure,
     to_tensor,
     with_gradient,
 )
-from tf_layer.declarations import MATRICES
+from tf_layer.description import OnFailure, check_on_failure
 from tf_layer.patterns import at_entries
 from tf_layer.prepared import DOUBLE, POINT, Problem, prepare
 

@@ -14,10 +14,10 @@ import tensorflow as tf
 
 import nbqp
 from nbqp.kkt_system import Point
-from nbqp.problem import ROUNDINGS
+from nbqp.problem import MATRICES, ROUNDINGS
 from nbqp.stored_pattern import StoredPattern
-from tf_layer.bridge import Description, OnFailure
-from tf_layer.declarations import MATRICES, in_double_precision, require_sparse
+from tf_layer.declarations import in_double_precision, require_sparse
+from tf_layer.description import Description, OnFailure
 from tf_layer.patterns import by_columns, mirrored
 
 DOUBLE = tf.float64

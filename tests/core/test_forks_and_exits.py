@@ -54,7 +54,7 @@ FORK_WHILE_LOCKED = """
     import sys
     from numba.core.compiler_lock import global_compiler_lock
 
-    lock = {"compiler": global_compiler_lock, "analysis": nbqp.analysis._lock}[sys.argv[1]]
+    lock = {"compiler": global_compiler_lock, "analysis": nbqp.analysis.analyses.lock}[sys.argv[1]]
     held = threading.Event()
 
     def hold():

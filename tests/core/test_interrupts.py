@@ -152,7 +152,6 @@ def raise_interrupt(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("g", "nbqp.execution.shared_scaling"),
         ("g", "nbqp.problem.QP.with_vectors"),
         ("H", "nbqp.solver.find_nonconvex"),
         ("H", "copy.deepcopy"),
