@@ -78,7 +78,7 @@ def run(repeats: int) -> tuple[dict[str, Any], str]:
     found = sequences.measure(solver_qps(STEPS), EPS, turns, SOLVERS)
     problem = layer_qp()
     peers = {**LAYERS, "nbqp, Keras": KERAS}
-    measured = layers.measure(problem, dense_reference(problem), EPS, turns, peers, calls=STEPS)
+    measured = layers.measure(problem, dense_reference(problem), EPS, turns, peers, steps=STEPS)
     record["solvers"] = [dataclasses.asdict(one) for one in found]
     record["layers"] = [dataclasses.asdict(one) for one in measured]
     facts = ", ".join(f"{key} {value or 'absent'}" for key, value in record["versions"].items())

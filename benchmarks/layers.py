@@ -49,6 +49,9 @@ from benchmarks.report import (
 WARM_UPS = 2
 # A peer that has taken so many seconds for one batch is not measured once more.
 LONG = 60.0
+# In its turn a peer takes so many steps in a row, as training does, or fewer that take so many seconds.
+STEPS = 10
+TURN = 0.5
 PACKAGES = (
     "numba",
     "numpy",
@@ -138,9 +141,9 @@ def measure(
     eps: float,
     repeats: int,
     peers: Mapping[str, PeerEntry] = PEERS,
-    calls: int = 1,
+    steps: int = STEPS,
 ) -> list[Measurement]:
-    """Warm up every peer, then time so many calls of each in turn, starting with another one each time."""
+    """Warm up every peer, then time up to so many steps of each in turn, starting with another one each time."""
     measurements = {name: Measurement(name) for name in peers}
     built: dict[str, Peer] = {}
     spent: dict[str, float] = {}
@@ -172,9 +175,11 @@ def measure(
             return
         gc.collect()
         begin = time.perf_counter()
-        for _ in range(calls):
+        for _ in range(steps):
             measurement.time_step("forward", peer.forward)
             measurement.time_step("backward", peer.backward)
+            if time.perf_counter() - begin > TURN:
+                break
         spent[name] += time.perf_counter() - begin
         measurement.judge(problem, reference, peer)
 
@@ -194,7 +199,8 @@ HEADER = (
     *("primal", "KKT", "x error", "gradient error", "remark"),
 )
 LEGEND = (
-    "Medians in microseconds per QP, wall and process time; ratio: wall time over that of "
+    f"Medians in microseconds per QP, wall and process time, over turns of {STEPS} steps in a row, or fewer "
+    f"that take {TURN:g} s; ratio: wall time over that of "
     f"{OURS}. Worst over the batch and the repeats: primal residual; KKT: the largest of primal "
     "residual, dual residual and duality gap; x error: distance to the exact solution in the "
     "maximum norm; gradient error: relative, the worst of all inputs. Of a closest "
@@ -233,7 +239,14 @@ def run(cases: Sequence[str], repeats: int, quick: bool) -> tuple[dict[str, Any]
         "date": now(),
         "machine": {**machine_facts(), "core": use_one_core()},
         "versions": {"nbqp": f"{nbqp.__version__} ({revision()})", **versions(PACKAGES)},
-        "settings": {"threads": 1, "repeats": repeats, "warm_ups": WARM_UPS, "seed": SEED},
+        "settings": {
+            "threads": 1,
+            "repeats": repeats,
+            "steps": STEPS,
+            "turn": TURN,
+            "warm_ups": WARM_UPS,
+            "seed": SEED,
+        },
         "peers": {name: entry.note for name, entry in PEERS.items()},
         "results": [],
     }
@@ -270,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=run.__doc__)
     parser.add_argument("--json", type=Path, required=True, help="where every sample goes")
     parser.add_argument("--markdown", type=Path, help="where the table goes, besides the output")
-    parser.add_argument("--repeats", type=int, default=21, help="timed repeats (default: 21)")
+    parser.add_argument("--repeats", type=int, default=21, help="turns of each peer (default: 21)")
     parser.add_argument("--quick", action="store_true", help="at most 15 QPs and 3 repeats")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     options = parser.parse_args(arguments)
