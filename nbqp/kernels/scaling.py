@@ -14,7 +14,7 @@ from nbqp.kernels.csc import first_of_dense
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.number import maximum
-from nbqp.kernels.vector import WIDTH, load_head, peak, splat, store_head
+from nbqp.kernels.vector import WIDTH, load, load_head, peak, splat, store, store_head
 
 SWEEPS = 10
 # One sweep's factor, and rows that are (nearly) empty keep their scale.
@@ -26,8 +26,15 @@ LARGEST_COST = 1e8
 def _raise_dense(column, d, E, rows):
     """rows[i] = max with |E_i column_i d|; returns the largest of them."""
     largest = splat(0.0)
-    for i in range(0, len(column), WIDTH):
-        head = min(len(column) - i, WIDTH)
+    i = 0
+    # Whole vectors without masks: what a masked store has left waits for the memory to be read again.
+    while i + WIDTH <= len(column):
+        values = abs(load(column, i)) * load(E, i) * d
+        store(rows, i, maximum(values, load(rows, i)))
+        largest = maximum(values, largest)
+        i += WIDTH
+    if i < len(column):
+        head = len(column) - i
         values = abs(load_head(column, i, head)) * load_head(E, i, head) * d
         store_head(rows, i, maximum(values, load_head(rows, i, head)), head)
         largest = maximum(values, largest)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from nbqp.kernels.barrier import sides
+from nbqp.kernels.dense import copy
 from nbqp.kernels.feasible import LEAST_LOOSE, TIGHTER
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.lanes import move, put, put_scales, take, take_scales
@@ -372,12 +373,9 @@ def _fill(ws, waiting, queue, data, scaling, warm, options, end, own_rows, out):
 
 
 @kernel
-def _enter(waiting, queue, wide, lane, lanes, loose, own_rows, out):
-    """Move the last QP of the queue to a lane."""
-    queue.length[0] -= 1
-    place = queue.length[0]
+def _occupy(queue, place, lanes, lane, loose, out):
+    """Note of a QP of the queue that it is in a lane."""
     k = queue.sample[place]
-    _move_qp(waiting, place, wide, lane, own_rows or not lanes.seen[lane])
     lanes.sample[lane] = k
     lanes.seen[lane] = True
     lanes.total[lane] = queue.total[place]
@@ -386,6 +384,27 @@ def _enter(waiting, queue, wide, lane, lanes, loose, own_rows, out):
     lanes.holding[lane] = False
     lanes.loose[lane] = loose
     out.factorizations[k] = 1
+
+
+@kernel
+def _start_in_place(ws, wide, queue, lanes, data, scaling, warm, options, end, own_rows, loose, out):
+    """Start the first QPs in the lanes themselves, and empty the queue."""
+    _fill(ws, wide, queue, data, scaling, warm, options, end, own_rows, out)
+    copy(wide.problem.lo, wide.norm.lo)
+    copy(wide.problem.hi, wide.norm.hi)
+    for lane in range(queue.length[0]):
+        _occupy(queue, lane, lanes, lane, loose, out)
+    queue.length[0] = 0
+    queue.seen[:] = False
+
+
+@kernel
+def _enter(waiting, queue, wide, lane, lanes, loose, own_rows, out):
+    """Move the last QP of the queue to a lane."""
+    queue.length[0] -= 1
+    place = queue.length[0]
+    _move_qp(waiting, place, wide, lane, own_rows or not lanes.seen[lane])
+    _occupy(queue, place, lanes, lane, loose, out)
 
 
 @entry
@@ -412,12 +431,15 @@ def solve_lanes_range(
     entries = EntriesReference(*entries_values)
     ws = new_workspace(0.0, pattern, factor, entries, abort)
     wide = new_workspace(splat(0.0), pattern, factor, entries, abort)
-    waiting = new_workspace(splat(0.0), pattern, factor, entries, abort)
     lanes = _new_lanes()
     queue = _new_queue(begin)
     aim = aim_at(options, AIM, options.gap_rounding)
     loose = max(LEAST_LOOSE, HOLD / options.eps_abs)
     own_rows = len(scaling.D) == 0
+    _start_in_place(ws, wide, queue, lanes, data, scaling, warm, aim, end, own_rows, loose, out)
+    waiting = wide
+    if queue.following[0] < end:
+        waiting = new_workspace(splat(0.0), pattern, factor, entries, abort)
     while True:
         used = 0
         for lane in range(WIDTH):
