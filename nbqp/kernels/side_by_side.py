@@ -387,7 +387,9 @@ def _occupy(queue, place, lanes, lane, loose, out):
 
 
 @kernel
-def _start_in_place(ws, wide, queue, lanes, data, scaling, warm, options, end, own_rows, loose, out):
+def _start_in_place(
+    ws, wide, queue, lanes, data, scaling, warm, options, end, own_rows, loose, out
+):
     """Start the first QPs in the lanes themselves, and empty the queue."""
     _fill(ws, wide, queue, data, scaling, warm, options, end, own_rows, out)
     copy(wide.problem.lo, wide.norm.lo)

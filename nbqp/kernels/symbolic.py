@@ -20,6 +20,10 @@ PANEL = 16
 # entries, or their number below a few vector registers.
 RELAX_SHARE = 0.08
 RELAX_ZEROS = 16
+# What a panel takes whatever its size, in multiplications, and what it takes for each product of two rows
+# whatever its width, since what that is subtracted from is read and written.
+PANEL_COST = 300.0
+PRODUCT_COST = 2.0
 
 
 @kernel
@@ -229,53 +233,64 @@ def supernode_rows(N, Up, Ui, ns, first, row_ptr):
 
 
 @kernel
-def join_siblings(ns, first, row_ptr, rows):
-    """Join neighbouring narrow supernodes whose rows below are the same; returns their number.
+def _cost(width, below):
+    """Of factorising a panel and of what it updates, in multiplications."""
+    return PANEL_COST + (PRODUCT_COST + width) * float(width + below) ** 2
 
-    Variables that meet the same constraints, and are not coupled by H, are such siblings: joined,
-    they update the constraints by products instead of one at a time. Joined ones have at most as many
-    columns as rows below, for the sake of the zeros between them. first, row_ptr (ns+1), rows:
-    overwritten.
+
+@kernel
+def _unite(a, b, union):
+    """Merge two ascending lists into a third; returns its length."""
+    i = 0
+    k = 0
+    count = 0
+    while i < len(a) or k < len(b):
+        if k == len(b) or (i < len(a) and a[i] <= b[k]):
+            if k < len(b) and a[i] == b[k]:
+                k += 1
+            union[count] = a[i]
+            i += 1
+        else:
+            union[count] = b[k]
+            k += 1
+        count += 1
+    return count
+
+
+@kernel
+def join_siblings(ns, first, row_ptr, rows, joined):
+    """Join neighbouring supernodes that do not meet where fewer panels outweigh zeros; returns their number.
+
+    Variables that meet much the same constraints, and are not coupled by H, are such siblings: joined,
+    they update the constraints by products instead of one at a time. first, row_ptr (ns+1), rows: not
+    modified. joined (ns+1): their first columns, overwritten.
     """
-    joined = 0
-    end = row_ptr[0]
+    N = first[ns]
+    below = np.empty(N, dtype=np.int64)
+    union = np.empty(N, dtype=np.int64)
+    count = 0
     s = 0
     while s < ns:
-        t = s + 1
-        width = first[s + 1] - first[s]
-        below = row_ptr[s + 1] - row_ptr[s] - width
-        base = row_ptr[s] + width
-        while t < ns:
-            width_t = first[t + 1] - first[t]
-            same = (
-                first[t + 1] - first[s] <= min(PANEL, below)
-                and row_ptr[t + 1] - row_ptr[t] - width_t == below
-            )
-            k = 0
-            while same and k < below:
-                same = rows[base + k] == rows[row_ptr[t] + width_t + k]
-                k += 1
-            if not same:
-                break
-            t += 1
         begin = first[s]
-        stop = first[t]
-        # The rows move towards the front by the columns that neighbours no longer repeat, but a
-        # joined supernode lists all its columns: never more than its parts did.
-        lowest = rows[base : base + below].copy()
-        first[joined] = begin
-        row_ptr[joined] = end
-        for j in range(begin, stop):
-            rows[end] = j
-            end += 1
-        for k in range(below):
-            rows[end] = lowest[k]
-            end += 1
-        joined += 1
+        size = row_ptr[s + 1] - row_ptr[s] - (first[s + 1] - begin)
+        copy(rows[row_ptr[s + 1] - size : row_ptr[s + 1]], below)
+        t = s + 1
+        # A supernode without rows below has no siblings.
+        while t < ns and first[t + 1] - begin <= PANEL and size > 0 and below[0] >= first[t + 1]:
+            width = first[t + 1] - first[t]
+            size_t = row_ptr[t + 1] - row_ptr[t] - width
+            united = _unite(below[:size], rows[row_ptr[t + 1] - size_t : row_ptr[t + 1]], union)
+            apart = _cost(first[t] - begin, size) + _cost(width, size_t)
+            if size_t == 0 or not _cost(first[t + 1] - begin, united) < apart:
+                break
+            size = united
+            copy(union[:size], below)
+            t += 1
+        joined[count] = begin
+        count += 1
         s = t
-    first[joined] = first[ns]
-    row_ptr[joined] = end
-    return joined
+    joined[count] = N
+    return count
 
 
 @kernel
@@ -396,8 +411,10 @@ def plan_factor(N, Kp, Ki, perm):
     ns = find_supernodes(N, parent, count, first)
     row_ptr = np.empty(ns + 1, dtype=np.int64)
     rows = supernode_rows(N, Up, Ui, ns, first, row_ptr)
-    ns = join_siblings(ns, first, row_ptr, rows)
-    panel_first, panel_row_ptr, panel_rows, val_ptr = cut_panels(ns, first, row_ptr, rows)
+    joined = np.empty(ns + 1, dtype=np.int64)
+    ns = join_siblings(ns, first, row_ptr, rows, joined)
+    rows = supernode_rows(N, Up, Ui, ns, joined, row_ptr)
+    panel_first, panel_row_ptr, panel_rows, val_ptr = cut_panels(ns, joined, row_ptr, rows)
     update_ptr, update_panel, update_first, update_last = schedule_updates(
         N, panel_first, panel_row_ptr, panel_rows
     )
