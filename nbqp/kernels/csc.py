@@ -171,21 +171,24 @@ def add_compensated(value, total, error, i):
 
 
 @exact
+def _plus_product(s, e, a, b):
+    """(s, e) + a b, in twice the working precision; doubles or vectors."""
+    value = a * b
+    total, rest = two_sum(s, value)
+    return total, e + (rest + product_error(a, b, value))
+
+
+@exact
 def add_exactly(a, b, total, error, i):
     """total[i] + error[i] += a b, in twice the working precision."""
-    value = a * b
-    add_compensated(value, total, error, i)
-    error[i] += product_error(a, b, value)
+    total[i], error[i] = _plus_product(total[i], error[i], a, b)
 
 
 @exact
 def _axpy_compensated(total, error, a, x):
     """total[: len(x)] + error += a x."""
     for i in range(len(x)):
-        value = a * x[i]
-        s, e = two_sum(total[i], value)
-        total[i] = s
-        error[i] += e + product_error(a, x[i], value)
+        total[i], error[i] = _plus_product(total[i], error[i], a, x[i])
 
 
 @exact
@@ -200,7 +203,8 @@ def add_product_compensated(Mp, Mi, Mx, x, total, error):
             _axpy_compensated(total[i:], error[i:], xj, Mx[begin:end])
         else:
             for p in range(begin, end):
-                add_exactly(Mx[p], xj, total, error, Mi[p])
+                i = Mi[p]
+                total[i], error[i] = _plus_product(total[i], error[i], Mx[p], xj)
 
 
 @exact
@@ -214,8 +218,12 @@ def add_transposed_product_compensated(Mp, Mi, Mx, y, total, error):
         end = Mp[j + 1]
         first = first_of_dense(Mi, begin, end)
         if first < 0:
+            s = total[j]
+            e = error[j]
             for p in range(begin, end):
-                add_exactly(Mx[p], y[Mi[p]], total, error, j)
+                s, e = _plus_product(s, e, Mx[p], y[Mi[p]])
+            total[j] = s
+            error[j] = e
             continue
         sums = splat(0.0)
         errors = splat(0.0)
@@ -223,9 +231,7 @@ def add_transposed_product_compensated(Mp, Mi, Mx, y, total, error):
             head = min(end - p, WIDTH)
             a = load_head(Mx, p, head)
             b = load_head(y, p - begin + first, head)
-            value = a * b
-            sums, rest = two_sum(sums, value)
-            errors += rest + product_error(a, b, value)
+            sums, errors = _plus_product(sums, errors, a, b)
         s = total[j]
         e = error[j] + vector_total(errors)
         for i in range(WIDTH):
