@@ -77,13 +77,67 @@ def _add_products(Mp, Mi, Mx, x, y, rows, columns):
 
 
 @kernel
+def _rows_of_four(Mp, Mi, j):
+    """The first of the rows that four columns from j on share and have without gaps; otherwise -1."""
+    if j + 4 > len(Mp) - 1:
+        return -1
+    size = Mp[j + 1] - Mp[j]
+    first = first_of_dense(Mi, Mp[j], Mp[j + 1])
+    for k in range(j + 1, j + 4):
+        if Mp[k + 1] - Mp[k] != size or first_of_dense(Mi, Mp[k], Mp[k + 1]) != first:
+            return -1
+    return first
+
+
+@kernel
+def _add_four(Mx, at, size, first, count, j, x, y, rows, columns):
+    """`add_products` of the first `count` rows of four columns alike, which begin at `at`."""
+    x0 = load(x, j)
+    x1 = load(x, j + 1)
+    x2 = load(x, j + 2)
+    x3 = load(x, j + 3)
+    c0 = load(columns, j)
+    c1 = load(columns, j + 1)
+    c2 = load(columns, j + 2)
+    c3 = load(columns, j + 3)
+    for i in range(count):
+        a0 = load(Mx, at + i)
+        a1 = load(Mx, at + size + i)
+        a2 = load(Mx, at + 2 * size + i)
+        a3 = load(Mx, at + 3 * size + i)
+        yi = load(y, first + i)
+        c0 += a0 * yi
+        c1 += a1 * yi
+        c2 += a2 * yi
+        c3 += a3 * yi
+        # In pairs, since each sum waits for its last term.
+        low = load(rows, first + i) + a0 * x0
+        low += a1 * x1
+        high = a2 * x2
+        high += a3 * x3
+        store(rows, first + i, low + high)
+    store(columns, j, c0)
+    store(columns, j + 1, c1)
+    store(columns, j + 2, c2)
+    store(columns, j + 3, c3)
+
+
+@kernel
 def _add_products_lanes(Mp, Mi, Mx, x, y, rows, columns):
-    for j in range(len(Mp) - 1):
+    j = 0
+    while j < len(Mp) - 1:
+        begin = Mp[j]
+        end = Mp[j + 1]
+        first = _rows_of_four(Mp, Mi, j)
+        if first >= 0:
+            _add_four(Mx, begin, end - begin, first, end - begin, j, x, y, rows, columns)
+            j += 4
+            continue
         xj = load(x, j)
         # Two sums at a time, since each waits for its last term.
         even = load(columns, j)
         odd = splat(0.0)
-        for p in range(Mp[j], Mp[j + 1] - 1, 2):
+        for p in range(begin, end - 1, 2):
             i = Mi[p]
             value = load(Mx, p)
             even += value * load(y, i)
@@ -92,13 +146,14 @@ def _add_products_lanes(Mp, Mi, Mx, x, y, rows, columns):
             value = load(Mx, p + 1)
             odd += value * load(y, i)
             store(rows, i, load(rows, i) + value * xj)
-        if (Mp[j + 1] - Mp[j]) % 2 == 1:
-            p = Mp[j + 1] - 1
+        if (end - begin) % 2 == 1:
+            p = end - 1
             i = Mi[p]
             value = load(Mx, p)
             even += value * load(y, i)
             store(rows, i, load(rows, i) + value * xj)
         store(columns, j, even + odd)
+        j += 1
 
 
 add_products = by_kind(_add_products, _add_products_lanes)
@@ -134,20 +189,37 @@ def _add_symmetric_product(Hp, Hi, Hx, x, out):
 
 
 @kernel
+def _add_symmetric_column(Hp, Hi, Hx, x, out, j, p):
+    """`add_symmetric_product` of column j, from its entry p on."""
+    xj = load(x, j)
+    total = load(out, j)
+    while p < Hp[j + 1] and Hi[p] < j:
+        i = Hi[p]
+        value = load(Hx, p)
+        total += value * load(x, i)
+        store(out, i, load(out, i) + value * xj)
+        p += 1
+    if p < Hp[j + 1] and Hi[p] == j:
+        total += load(Hx, p) * xj
+    store(out, j, total)
+
+
+@kernel
 def _add_symmetric_product_lanes(Hp, Hi, Hx, x, out):
-    for j in range(len(Hp) - 1):
-        p = Hp[j]
-        xj = load(x, j)
-        total = load(out, j)
-        while p < Hp[j + 1] and Hi[p] < j:
-            i = Hi[p]
-            value = load(Hx, p)
-            total += value * load(x, i)
-            store(out, i, load(out, i) + value * xj)
-            p += 1
-        if p < Hp[j + 1] and Hi[p] == j:
-            total += load(Hx, p) * xj
-        store(out, j, total)
+    j = 0
+    while j < len(Hp) - 1:
+        begin = Hp[j]
+        first = _rows_of_four(Hp, Hi, j)
+        # Of their rows the four columns have these above all of their diagonal entries.
+        above = min(j - first, Hp[j + 1] - begin)
+        if first >= 0 and above > 0:
+            _add_four(Hx, begin, Hp[j + 1] - begin, first, above, j, x, x, out, out)
+            for k in range(j, j + 4):
+                _add_symmetric_column(Hp, Hi, Hx, x, out, k, Hp[k] + above)
+            j += 4
+        else:
+            _add_symmetric_column(Hp, Hi, Hx, x, out, j, begin)
+            j += 1
 
 
 add_symmetric_product = by_kind(_add_symmetric_product, _add_symmetric_product_lanes)
