@@ -4,6 +4,9 @@ Numba optimises and assembles a function together with all it calls, at every le
 tree again. Inner kernels therefore stay intermediate code without wrappers for Python, and LLVM
 links and sees each of them once, in the entry that they end up in: the machine code is the same.
 
+Indices of arrays are never negative: none counts from the end. To allow for that took three instructions an
+access, an eighth of the time of a sparse QP.
+
 References to arrays and records are counted without atomic operations, inlined: counting took more than half
 of the time of the smallest QPs.
 """
@@ -18,6 +21,8 @@ from typing import Any, TypeVar
 
 import numba
 from llvmlite import binding, ir
+from numba.core import ir as numba_ir
+from numba.core import types
 from numba.core.compiler import CompilerBase, DefaultPassBuilder, Flags
 from numba.core.compiler_machinery import LoweringPass, register_pass
 from numba.core.typed_passes import AnnotateTypes, NativeLowering
@@ -53,6 +58,41 @@ class _PrepareIntermediate(LoweringPass):  # type: ignore[misc]
         state.library = library
         state.flags.no_compile = True
         return False
+
+
+def _unsigned(index: Any) -> Any:
+    """The type of an index, its integers without a sign."""
+    if isinstance(index, types.BaseTuple):
+        return types.Tuple([_unsigned(one) for one in index])
+    return types.uintp if isinstance(index, types.Integer) else index
+
+
+def _with_unsigned_index(operation: Any, signature: Any) -> Any:
+    """The signature of an operation; where it reads or writes an array, that of an unsigned index."""
+    reads = isinstance(operation, numba_ir.Expr) and operation.op == "getitem"
+    if not reads and not isinstance(operation, numba_ir.SetItem):
+        return signature
+    array, index, *value = signature.args
+    if not isinstance(array, types.Array):
+        return signature
+    return signature.replace(args=(array, _unsigned(index), *value))
+
+
+@register_pass(mutates_CFG=False, analysis_only=False)
+class _UnsignedIndices(LoweringPass):  # type: ignore[misc]
+    """Take indices of arrays as integers without a sign, which Numba uses as they are."""
+
+    _name = "nbqp_unsigned_indices"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        state.calltypes = {
+            operation: _with_unsigned_index(operation, signature)
+            for operation, signature in state.calltypes.items()
+        }
+        return True
 
 
 _COUNTING = {"NRT_incref": 1, "NRT_decref": -1}
@@ -208,6 +248,7 @@ class _EntryCompiler(CompilerBase):  # type: ignore[misc]
     def define_pipelines(self) -> list[Any]:
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
         pipeline.add_pass_after(_PrepareEntry, AnnotateTypes)
+        pipeline.add_pass_after(_UnsignedIndices, AnnotateTypes)
         pipeline.finalize()
         return [pipeline]
 
@@ -216,6 +257,7 @@ class _InnerCompiler(_EntryCompiler):
     def define_pipelines(self) -> list[Any]:
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
         pipeline.add_pass_after(_PrepareIntermediate, AnnotateTypes)
+        pipeline.add_pass_after(_UnsignedIndices, AnnotateTypes)
         pipeline.add_pass_after(_DeclareIntermediate, NativeLowering)
         pipeline.finalize()
         return [pipeline]
