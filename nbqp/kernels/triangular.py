@@ -1,7 +1,8 @@
 """Solves with the panels of an LDL' factor, four columns and eight rows at a time.
 
-A panel works on its own copy of the rows that it meets, so that vectors need no indices. Vectors may
-reach beyond a column: what they read there, finite numbers, is multiplied by 0 or not used.
+A panel works on its own copy of the rows that it meets, so that vectors need no indices; for a single column
+the copy would take longer than the work. Vectors may reach beyond a column: what they read there, finite
+numbers, is multiplied by 0 or not used.
 """
 
 from __future__ import annotations
@@ -76,6 +77,23 @@ def _substitute(L, at, size, width, t):
 
 
 @kernel
+def _eliminate_one(L, at, size, rows, r0, x):
+    """Update x by the only column of a panel, whose rows begin at rows[r0]."""
+    xk = x[rows[r0]]
+    for i in range(1, size):
+        x[rows[r0 + i]] -= L[at + i] * xk
+
+
+@kernel
+def _substitute_one(L, at, size, rows, r0, x):
+    """Solve for the only column of a panel, whose rows begin at rows[r0]."""
+    xk = x[rows[r0]]
+    for i in range(1, size):
+        xk -= L[at + i] * x[rows[r0 + i]]
+    x[rows[r0]] = xk
+
+
+@kernel
 def solve_permuted(factor, L, D, x, t):
     """Solve L D L' x = x in pivot order.
 
@@ -90,10 +108,14 @@ def solve_permuted(factor, L, D, x, t):
     for J in range(panels):
         r0 = row_ptr[J]
         size = row_ptr[J + 1] - r0
+        width = first[J + 1] - first[J]
+        if width == 1:
+            _eliminate_one(L, val_ptr[J], size, rows, r0, x)
+            continue
         for i in range(size):
             t[i] = x[rows[r0 + i]]
         store(t, size, splat(0.0))
-        _eliminate(L, val_ptr[J], size, first[J + 1] - first[J], t)
+        _eliminate(L, val_ptr[J], size, width, t)
         for i in range(size):
             x[rows[r0 + i]] = t[i]
     for j in range(len(x)):
@@ -103,6 +125,9 @@ def solve_permuted(factor, L, D, x, t):
         size = row_ptr[J + 1] - r0
         j0 = first[J]
         width = first[J + 1] - j0
+        if width == 1:
+            _substitute_one(L, val_ptr[J], size, rows, r0, x)
+            continue
         for i in range(size):
             t[i] = x[rows[r0 + i]]
         store(t, size, splat(0.0))
