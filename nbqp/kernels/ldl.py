@@ -138,22 +138,29 @@ def _pivot(L, at, expected):
 
 
 @kernel
+def _factor_column(L, at, m, D, expected):
+    """LDL' of one column of m rows, from L[at]; see `factor_panel`."""
+    d, replaced = _pivot(L, at, expected[0])
+    D[0] = d
+    inverse = 1.0 / d
+    for i in range(at + 1, at + m):
+        L[i] *= inverse
+    return replaced
+
+
+@kernel
 def _factor_columns(L, at, ldl, m, width, D, expected):
     """LDL' of `width` columns of m rows, from L[at], one column at a time; see `factor_panel`."""
     replaced = 0
     for k in range(width):
         column = at + k * ldl
-        d, tiny = _pivot(L, column + k, expected[k])
-        replaced += tiny
-        D[k] = d
+        replaced += _factor_column(L, column + k, m - k, D[k:], expected[k:])
         for j in range(k + 1, width):
-            scale = L[column + j] / d
+            scale = L[column + j] * D[k]
             if scale != 0.0:
                 target = at + j * ldl
                 for i in range(j, m):
                     L[target + i] -= scale * L[column + i]
-        for i in range(k + 1, m):
-            L[column + i] /= d
     return replaced
 
 
@@ -220,6 +227,8 @@ def factor_panel(L, at, m, width, D, expected, W):
     pivots. expected (width): their signs, not modified. W: workspace of PANEL * PANEL.
     Returns how many pivots were replaced.
     """
+    if width == 1:
+        return _factor_column(L, at, m, D, expected)
     replaced = 0
     for k in range(0, width, 4):
         columns = min(width - k, 4)
@@ -232,6 +241,38 @@ def factor_panel(L, at, m, width, D, expected, W):
         else:
             replaced += _factor_columns(L, here, m, m - k, columns, D[k:], expected[k:])
     return replaced
+
+
+@kernel
+def _neighbours(factor, e, end):
+    """How many updates, from e to end, are one: by neighbouring panels of the same rows, without gaps in J.
+
+    Their columns stand in L at one distance, as those of one panel do. As many rows without gaps are the
+    same if the first and the last are.
+    """
+    first = factor.first
+    row_ptr = factor.row_ptr
+    rows = factor.rows
+    K = factor.update_panel[e]
+    p1 = factor.update_first[e]
+    s0 = row_ptr[K]
+    s1 = row_ptr[K + 1]
+    count = 1
+    while e + count < end:
+        M = K + count
+        t0 = row_ptr[M]
+        t1 = row_ptr[M + 1]
+        if (
+            factor.update_panel[e + count] != M
+            or factor.update_first[e + count] != p1
+            or t1 - t0 != s1 - s0
+            or rows[t0 + p1] != rows[s0 + p1]
+            or rows[t1 - 1] != rows[s1 - 1]
+            or first[M + 1] - first[K] > PANEL
+        ):
+            break
+        count += 1
+    return count
 
 
 @kernel
@@ -263,9 +304,11 @@ def factorise(factor, expected, stale, L, D, local, work, abort):
         r0 = row_ptr[J]
         size = row_ptr[J + 1] - r0
         base = val_ptr[J]
-        for i in range(size):
-            local[all_rows[r0 + i]] = i
-        for e in range(update_ptr[J], update_ptr[J + 1]):
+        if update_ptr[J] < update_ptr[J + 1]:
+            for i in range(size):
+                local[all_rows[r0 + i]] = i
+        e = update_ptr[J]
+        while e < update_ptr[J + 1]:
             if abort[0] != 0:
                 return replaced
             K = update_panel[e]
@@ -274,15 +317,24 @@ def factorise(factor, expected, stale, L, D, local, work, abort):
             s0 = row_ptr[K]
             ldl = row_ptr[K + 1] - s0
             k0 = first[K]
-            p = first[K + 1] - k0
             m = ldl - p1
             at = val_ptr[K] + p1
-            _scale_by_pivots(L, at, ldl, D[k0:], p, q, work)
             rows = all_rows[s0 + p1 : s0 + ldl]
             top = local[rows[0]]
-            if local[rows[m - 1]] - top == m - 1:
+            without_gaps = local[rows[m - 1]] - top == m - 1
+            joined = _neighbours(factor, e, update_ptr[J + 1]) if without_gaps else 1
+            e += joined
+            p = first[K + joined] - k0
+            _scale_by_pivots(L, at, ldl, D[k0:], p, q, work)
+            if without_gaps:
                 column = rows[0] - j0
                 subtract_product(L, base + column * size + top, size, L, at, ldl, m, q, p, work)
+            elif p == 1:
+                for j in range(q):
+                    column = base + (rows[j] - j0) * size
+                    scale = work[j]
+                    for i in range(j, m):
+                        L[column + local[rows[i]]] -= L[at + i] * scale
             else:
                 work[product : product + m * q] = 0.0
                 subtract_product(work, product, m, L, at, ldl, m, q, p, work)
