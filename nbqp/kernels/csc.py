@@ -15,8 +15,8 @@ from nbqp.kernels.vector import total as vector_total
 
 @kernel
 def first_of_dense(Mi, begin, end):
-    """The first row of a column without gaps, whose entries need no indices; otherwise -1."""
-    if end > begin and Mi[end - 1] - Mi[begin] == end - 1 - begin:
+    """The first row of a column without gaps, whose entries need no indices; otherwise, or if it is short, -1."""
+    if end - begin >= WIDTH and Mi[end - 1] - Mi[begin] == end - 1 - begin:
         return Mi[begin]
     return -1
 
