@@ -27,8 +27,9 @@ from nbqp.kernels.csc import (
     add_product_compensated,
     add_transposed_product_compensated,
 )
-from nbqp.kernels.dense import larger, largest
+from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import exact, kernel
+from nbqp.kernels.number import larger
 
 # The share of the sum that must remain after cancellation for its sign to be believed.
 SIGNIFICANT = 1e-9

@@ -7,7 +7,7 @@ seconds to compile.
 from __future__ import annotations
 
 from nbqp.kernels.jit import kernel, reduction
-from nbqp.kernels.number import where
+from nbqp.kernels.number import larger
 
 
 @kernel
@@ -31,12 +31,6 @@ def dot(x, y):
     for i in range(len(x)):
         total += x[i] * y[i]
     return total
-
-
-@kernel
-def larger(value, x):
-    """The larger of two numbers, or NaN where one is."""
-    return where((x <= value) | (value != value), value, x)
 
 
 @kernel

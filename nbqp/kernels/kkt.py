@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from nbqp.kernels.csc import add_products, add_symmetric_product
-from nbqp.kernels.dense import larger, largest
+from nbqp.kernels.dense import largest
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.lane_ldl import factorise_lanes, solve_lanes
 from nbqp.kernels.ldl import factorise
-from nbqp.kernels.number import any_of, by_kind, maximum, minimum, where
+from nbqp.kernels.number import any_of, by_kind, larger, maximum, minimum, where
 from nbqp.kernels.structure import Entries
 from nbqp.kernels.symbolic import locate
 from nbqp.kernels.triangular import solve_permuted

@@ -8,6 +8,7 @@ its neighbours do. Names in the source stand for either kind:
 where(c, a, b)    a where the condition c holds, else b; both are evaluated
 maximum(a, b)     b where b > a, else a: a where either is NaN
 minimum(a, b)     b where b < a, else a
+larger(a, b)      the larger one; NaN where either is
 any_of(c)         whether a condition holds for some QP, a bool
 opposite(c)       the condition that c does not hold
 empty(like, n)    an array of n numbers of the same kind as `like`, uninitialised
@@ -58,6 +59,9 @@ if numba.config.DISABLE_JIT:
 
     def minimum(a, b):
         return np.where(np.less(b, a), b, a)[()]
+
+    def larger(a, b):
+        return np.maximum(a, b)
 
     def any_of(c):
         return bool(np.any(c))
@@ -240,6 +244,26 @@ else:
     @intrinsic
     def minimum(typingctx, a, b):
         return _selection("<")(a, b)
+
+    @intrinsic
+    def larger(typingctx, a, b):
+        kind = _common(a, b)
+        if kind is None:
+            return None
+
+        def codegen(context, builder, sig, args):
+            a, b = (
+                context.cast(builder, value, source, kind)
+                for value, source in zip(args, sig.args, strict=True)
+            )
+            # LLVM knows this one as a reduction, of which it keeps several, in vectors.
+            name = f"llvm.maximum.{f'v{WIDTH}f64' if kind == VECTOR else 'f64'}"
+            function = builder.module.declare_intrinsic(
+                name, fnty=ir.FunctionType(a.type, [a.type] * 2)
+            )
+            return builder.call(function, [a, b])
+
+        return signature(kind, a, b), codegen
 
     @intrinsic
     def any_of(typingctx, c):

@@ -21,9 +21,8 @@ from nbqp.kernels.csc import (
     add_transposed_product_compensated,
     two_sum,
 )
-from nbqp.kernels.dense import larger
 from nbqp.kernels.jit import entry, exact, kernel
-from nbqp.kernels.number import maximum, where
+from nbqp.kernels.number import larger, maximum, where
 from nbqp.kernels.structure import sample_data
 
 

@@ -27,10 +27,10 @@ from nbqp.kernels.barrier import (
 )
 from nbqp.kernels.certificates import proves_dual_infeasible, proves_primal_infeasible
 from nbqp.kernels.csc import add_transposed_product
-from nbqp.kernels.dense import copy, larger, largest
+from nbqp.kernels.dense import copy, largest
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.kkt import factor_system, solve_blocks, solve_regularised
-from nbqp.kernels.number import maximum, minimum, opposite, where
+from nbqp.kernels.number import larger, maximum, minimum, opposite, where
 from nbqp.kernels.residuals import (
     measure,
     set_aims,
