@@ -53,26 +53,35 @@ def add_transposed_product(Mp, Mi, Mx, y, out):
             out[j] += total
 
 
+@kernel
+def _dense_tail(Mi, begin, end):
+    """From which entry on a column has no gaps: the first or the second one, otherwise `end`.
+
+    A state of a controller meets its own equation and then all those of the next stage.
+    """
+    for p in range(begin, min(begin + 2, end - WIDTH + 1)):
+        if Mi[end - 1] - Mi[p] == end - 1 - p:
+            return p
+    return end
+
+
 @reduction
 def _add_products(Mp, Mi, Mx, x, y, rows, columns):
     for j in range(len(Mp) - 1):
         begin = Mp[j]
         end = Mp[j + 1]
+        tail = _dense_tail(Mi, begin, end)
         xj = x[j]
         total = 0.0
-        first = first_of_dense(Mi, begin, end)
-        if first >= 0:
-            column = Mx[begin:end]
-            target = rows[first:]
-            values = y[first:]
-            for i in range(len(column)):
-                target[i] += column[i] * xj
-                total += column[i] * values[i]
-        else:
-            for p in range(begin, end):
-                i = Mi[p]
-                rows[i] += Mx[p] * xj
-                total += Mx[p] * y[i]
+        for p in range(begin, tail):
+            i = Mi[p]
+            rows[i] += Mx[p] * xj
+            total += Mx[p] * y[i]
+        if tail < end:
+            shift = Mi[tail] - tail
+            for p in range(tail, end):
+                rows[p + shift] += Mx[p] * xj
+                total += Mx[p] * y[p + shift]
         columns[j] += total
 
 
