@@ -21,7 +21,7 @@ from nbqp.kernels.csc import (
     add_transposed_product_compensated,
     two_sum,
 )
-from nbqp.kernels.jit import entry, exact, kernel
+from nbqp.kernels.jit import entry, exact, kernel, reduction
 from nbqp.kernels.number import larger, maximum, where
 from nbqp.kernels.structure import sample_data
 
@@ -97,7 +97,7 @@ def clear_absent_sides(problem, z):
             z[i] = 0.0
 
 
-@kernel
+@reduction
 def measure(pattern, problem, it, shift, res):
     """Residuals of an iterate whose products are up to date, about the shifted sides.
 
@@ -136,7 +136,7 @@ def measure(pattern, problem, it, shift, res):
     res[2] = abs(gap) / problem.cost[0]
 
 
-@kernel
+@reduction
 def _gap_terms(pattern, problem, it):
     """The largest of the terms of the duality gap; as in ProxQP."""
     n_eq = pattern.n_eq
