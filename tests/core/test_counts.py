@@ -87,7 +87,10 @@ def test_factorisations_of_varied_problems() -> None:
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy allocates where kernels do not")
 def test_a_newton_step_allocates_nothing() -> None:
-    """A sample costs those of its final checks, eight each, and takes more steps than that."""
+    """A sample costs those of its final checks, eight each, and takes more steps than that.
+
+    The first eight are started in their lanes, the others beside them, in a workspace of their own.
+    """
     from numba.core.runtime import _nrt_python, rtsys
 
     _nrt_python.memsys_enable_stats()
@@ -100,9 +103,9 @@ def test_a_newton_step_allocates_nothing() -> None:
         return int(rtsys.get_allocation_stats().mi_alloc - before)
 
     for data in (sudoku_shaped(0.1, True), sudoku_shaped(0.0, True)):
-        counts = [allocations(data, samples) for samples in (1, 21, 41)]
-        assert counts[1] - counts[0] <= 20 * 12
-        assert counts[2] - counts[1] <= 20 * 12
+        counts = [allocations(data, samples) for samples in (9, 25, 41)]
+        assert counts[1] - counts[0] <= 16 * 12
+        assert counts[2] - counts[1] <= 16 * 12
 
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csc_array])
