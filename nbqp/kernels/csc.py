@@ -137,7 +137,7 @@ def _add_products_lanes(Mp, Mi, Mx, x, y, rows, columns):
     while j < len(Mp) - 1:
         begin = Mp[j]
         end = Mp[j + 1]
-        first = _rows_of_four(Mp, Mi, j)
+        first = _rows_of_four(Mp, Mi, j) if end - begin >= WIDTH else -1
         if first >= 0:
             _add_four(Mx, begin, end - begin, first, end - begin, j, x, y, rows, columns)
             j += 4
@@ -218,11 +218,12 @@ def _add_symmetric_product_lanes(Hp, Hi, Hx, x, out):
     j = 0
     while j < len(Hp) - 1:
         begin = Hp[j]
-        first = _rows_of_four(Hp, Hi, j)
+        size = Hp[j + 1] - begin
+        first = _rows_of_four(Hp, Hi, j) if size >= WIDTH else -1
         # Of their rows the four columns have these above all of their diagonal entries.
-        above = min(j - first, Hp[j + 1] - begin)
+        above = min(j - first, size)
         if first >= 0 and above > 0:
-            _add_four(Hx, begin, Hp[j + 1] - begin, first, above, j, x, x, out, out)
+            _add_four(Hx, begin, size, first, above, j, x, x, out, out)
             for k in range(j, j + 4):
                 _add_symmetric_column(Hp, Hi, Hx, x, out, k, Hp[k] + above)
             j += 4
