@@ -14,7 +14,7 @@ from nbqp.kernels.residuals import update_products
 # First weights of the proximal terms, small since their centre is the iterate itself and the barrier
 # holds the rest.
 RHO_START = 1e-8
-MU_START = 1e-9
+MU_START = 1e-8
 # Residual of the first point, relative to its right-hand side.
 START_TOLERANCE = 1e-11
 # Mehrotra's shifts of the first slacks and multipliers, and the least that they come to where the
