@@ -217,6 +217,13 @@ class QP:
             problem._find_bad_values(vectors)
         return problem
 
+    def repeated(self, batch: int) -> QP:
+        """A batch of so many samples that share all data of this QP, which is one."""
+        problem = copy.copy(self)
+        problem.batch = batch
+        problem.invalid = np.zeros(batch, dtype=np.bool_)
+        return problem
+
     def entries(self, name: str) -> int:
         """How many entries H, A or C of a sample has, in the form that it was given in."""
         matrix, form = getattr(self, name), self.forms[name]

@@ -85,10 +85,13 @@ class Settings:
         object.__setattr__(self, name, kind(value))
 
 
+DEFAULTS = Settings()
+
+
 def to_settings(settings: Settings | None) -> Settings:
     """The settings given, or the defaults for None."""
     if settings is None:
-        return Settings()
+        return DEFAULTS
     if not isinstance(settings, Settings):
         raise SettingsError(f"settings: expected Settings, got {type(settings).__name__}.")
     return settings

@@ -118,7 +118,7 @@ class Description:
             lambda: (self.n, *shapes.items(), *(array.tobytes() for array in contents)),
             lambda: self._new_problem(full, stored, _zero_vectors((self.n,), shapes)),
         )
-        return known.with_vectors(by_name)
+        return known.with_vectors(by_name) if batch is None else known.repeated(batch)
 
     def _new_problem(
         self, full: dict[str, Array], stored: Stored, vectors: Mapping[str, Array | None]
