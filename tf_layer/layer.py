@@ -24,7 +24,7 @@ from tf_layer.declarations import (
     serialise,
 )
 from tf_layer.description import OnFailure, check_on_failure
-from tf_layer.op import QPOutput, solve_qp
+from tf_layer.op import QPOutput, solve_for_x, solve_qp
 from tf_layer.patterns import gram, product
 
 INDEX = "index"
@@ -290,6 +290,8 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
                 data["u"] = product(data["C"], z0) + slack
         index = self._index(named[INDEX]) if self.warm_start else None
         start = None if index is None else self._recall(index)
+        if not (self.return_solution or self.violation > 0.0 or (index is not None and training)):
+            return solve_for_x(data, self.settings, self.on_failure, start, self.compute_dtype)
         solution = solve_qp(
             **data, settings=self.settings, on_failure=self.on_failure, warm_start=start
         )

@@ -8,7 +8,8 @@ pruned from a graph, and second derivatives follow from the same solve.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Sequence
+import functools
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from tf_layer.bridge import (
     to_tensor,
     with_gradient,
 )
-from tf_layer.description import OnFailure, check_on_failure
+from tf_layer.description import Description, OnFailure, check_on_failure
 from tf_layer.patterns import at_entries
 from tf_layer.prepared import DOUBLE, POINT, Problem, prepare
 
@@ -132,6 +133,31 @@ def solve_qp(
     problem = prepare(present, to_settings(settings), on_failure, warm_start)
     outputs = _differentiable_solve(problem).astype(problem.dtype)
     return outputs if problem.batched else QPOutput._make(part[0] for part in outputs)
+
+
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+def solve_for_x(
+    data: Mapping[str, Any],
+    settings: nbqp.Settings,
+    on_failure: OnFailure,
+    warm_start: Sequence[Any] | None,
+    dtype: Any,
+) -> Any:
+    """The x that `solve_qp` returns, in this dtype, without the time that all else of a solution takes."""
+    present = {name: value for name, value in data.items() if value is not None}
+    problem = prepare(present, settings, on_failure, warm_start)
+    solved = _solve(problem)
+
+    def gradient(d_x: Any) -> list[Any]:
+        rest = solved.rest
+        none = (
+            to_tensor(np.zeros(rest.shape)) if isinstance(rest, np.ndarray) else tf.zeros_like(rest)
+        )
+        return _gradients(problem, solved, (d_x, none))
+
+    (x,) = with_gradient((solved.x,), problem.tensors.values(), gradient)
+    x = x if x.dtype == dtype else tf.cast(x, dtype)
+    return x if problem.batched else x[0]
 
 
 class _Solved(NamedTuple):
@@ -315,6 +341,12 @@ def _summed(gradient: Any, tensor: Any) -> Any:
     )
 
 
+@functools.lru_cache(maxsize=256)
+def _of_adjoint(about: Description, matrices: tuple[str, ...], order: int) -> Description:
+    """The description of an adjoint solve, whose dense data are these matrices."""
+    return dataclasses.replace(about, dense=matrices, order=order, warm=False)
+
+
 def _adjoint(
     problem: Problem, solved: _Solved, cotangents: Sequence[Any], order: int = 1
 ) -> tuple[Any, Any]:
@@ -325,9 +357,7 @@ def _adjoint(
     """
     matrices = {name: part for name, part in problem.tensors.items() if name in MATRICES}
     constant = {name: part for name, part in problem.constants.items() if name in MATRICES}
-    description = dataclasses.replace(
-        problem.description, dense=(*matrices, *constant), order=order, warm=False
-    )
+    description = _of_adjoint(problem.description, (*matrices, *constant), order)
     widths = _adjoint_widths(problem)[1:]
 
     inputs = [*cotangents, *matrices.values()]

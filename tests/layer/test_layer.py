@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import subprocess
 import sys
@@ -332,3 +333,36 @@ def test_a_layer_that_remembers_has_any_dtype_policy(policy: str) -> None:
     inputs = {"g": features(2), "index": np.array([2, 0])}
     cold = layer(inputs, training=True).newton_steps.numpy()
     assert (layer(inputs).newton_steps.numpy() < cold).all()
+
+
+@pytest.mark.parametrize("policy", ["float32", "float64"])
+@pytest.mark.parametrize("graph", [False, True])
+def test_x_alone_is_that_of_the_whole_solution(policy: str, graph: bool) -> None:
+    """In values, dtype and derivatives of first and second order."""
+    rng = np.random.default_rng(0)
+    A, inputs = rng.standard_normal((2, N)), rng.standard_normal((3, N))
+    data = {"A": A, "b": A @ np.ones(N), "lb": 0.0, "dtype": policy}
+    alone = QPLayer(H=np.eye(N), **data)
+    whole = QPLayer(H=np.eye(N), return_solution=True, **data)
+
+    def derivatives(solve: Any, g: Any) -> tuple[Any, ...]:
+        with tf.GradientTape() as outer:
+            outer.watch(g)
+            with tf.GradientTape() as inner:
+                inner.watch(g)
+                x = solve(g)
+                loss = tf.reduce_sum(x**3)
+            first = inner.gradient(loss, g)
+            square = tf.reduce_sum(first**2)
+        return x, first, outer.gradient(square, g)
+
+    kinds = {
+        name: functools.partial(derivatives, solve)
+        for name, solve in {"alone": alone, "whole": lambda g: whole(g).x}.items()
+    }
+    run = {name: tf.function(kind) if graph else kind for name, kind in kinds.items()}
+    for given in (inputs, inputs[:1]):
+        g = tf.constant(given, policy)
+        for mine, expected in zip(run["alone"](g), run["whole"](g), strict=True):
+            assert mine.dtype == expected.dtype == policy
+            np.testing.assert_array_equal(mine, expected)
