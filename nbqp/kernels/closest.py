@@ -28,7 +28,7 @@ from nbqp.kernels.semismooth import (
     detect_dual_infeasible,
     run_semismooth,
 )
-from nbqp.kernels.smoothed import HAND_OVER, run_smoothed
+from nbqp.kernels.smoothed import HAND_OVER, NO_SHARE, run_smoothed
 from nbqp.kernels.starting import start_smoothed
 from nbqp.kernels.state import copy_point
 from nbqp.kernels.status import (
@@ -203,7 +203,7 @@ def _start_elastic(ws, options, mu):
     set_penalties(ws.problem, mu, ws.system, ws.work)
     ws.system.rho[0] = RHO_START
     start_smoothed(ws)
-    run_smoothed(ws, options, max(1.0, HAND_OVER / options.eps_abs), 1.0)
+    run_smoothed(ws, options, max(1.0, HAND_OVER / options.eps_abs), 1.0, NO_SHARE)
     if not largest(it.x) < FAR:
         it.x[:] = 0.0
     it.y[:] = 0.0

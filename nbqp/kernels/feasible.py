@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nbqp.kernels.barrier import round_multipliers
+from nbqp.kernels.holding import HOLD, finish_by_holding
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.residuals import (
     measure,
@@ -13,7 +14,7 @@ from nbqp.kernels.residuals import (
     worst_ratio,
 )
 from nbqp.kernels.semismooth import run_semismooth
-from nbqp.kernels.smoothed import HAND_OVER, run_smoothed
+from nbqp.kernels.smoothed import HAND_OVER, NO_SHARE, WITHIN, run_smoothed
 from nbqp.kernels.starting import regularise, restart_smoothed, start_smoothed
 from nbqp.kernels.state import copy_point
 from nbqp.kernels.status import (
@@ -45,6 +46,8 @@ FINISH_STEPS = 4
 TIGHTER = 1e-2
 LEAST_LOOSE = 1e-3
 LAST_STEPS = 60
+# Until then the sides that hold are sought again at residuals smaller by this factor.
+HOLD_TIGHTER = 0.09
 # The ratio of a multiplier and its slack, one of which has to vanish: derivatives rest on which, so that
 # it has to be clear, unless no steps are left.
 SEPARATION = 1e-2
@@ -101,11 +104,21 @@ def _smoothed_then_semismooth(ws, options):
     work = ws.work
     limits = ws.limits
     max_steps = limits.max_steps[0]
-    loose = max(LEAST_LOOSE, HAND_OVER / options.eps_abs)
+    hand_over = max(LEAST_LOOSE, HAND_OVER / options.eps_abs)
+    loose = max(LEAST_LOOSE, HOLD / options.eps_abs)
+    share = WITHIN
     while True:
-        code = run_smoothed(ws, options, loose, 0.0)
+        code = run_smoothed(ws, options, loose, 0.0, share)
         if code == ABORTED or code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
             return code
+        if code == CONVERGED and finish_by_holding(ws, options):
+            return code
+        if code == STALLED and share == WITHIN:
+            share = NO_SHARE
+            continue
+        if code == CONVERGED and loose > hand_over:
+            loose = max(hand_over, HOLD_TIGHTER * loose)
+            continue
         copy_point(it, saved)
         rho = system.rho[0]
         mu = work.mu[0]
@@ -129,6 +142,7 @@ def _smoothed_then_semismooth(ws, options):
         system.rho[0] = rho
         system.mu_e[:] = mu
         work.mu[:] = mu
+        share = NO_SHARE
         # On the way down it stops at 1.
         loose = max(1.0 if loose > 1.0 else LEAST_LOOSE, TIGHTER * loose)
 

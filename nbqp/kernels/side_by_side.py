@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbqp.kernels.barrier import sides
 from nbqp.kernels.dense import copy
 from nbqp.kernels.feasible import LEAST_LOOSE, TIGHTER
+from nbqp.kernels.holding import HOLD, hold_sides, sides_are_clear
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.lanes import move, put, put_scales, take, take_scales
 from nbqp.kernels.number import lanes_of, zeros
 from nbqp.kernels.proxqp import AIM, aim_at, starts_cold
 from nbqp.kernels.residuals import exact_residuals, set_tolerances, worst_ratio
 from nbqp.kernels.scaling import copy_scaling, scale_problem, unscale_point
-from nbqp.kernels.smoothed import measure_point, take_step
+from nbqp.kernels.smoothed import WITHIN, measure_point, take_step
 from nbqp.kernels.starting import regularise, start_smoothed
 from nbqp.kernels.state import new_workspace
 from nbqp.kernels.status import CONVERGED, NOT_RUN
@@ -41,12 +41,6 @@ from nbqp.kernels.vector import WIDTH, load, splat, store
 # on its lowest by a tenth.
 MOST_STEPS = 30
 PATIENCE = 8
-# Residuals at which the sides that hold are sought, and the ratio of slack and multiplier that tells
-# which of them vanishes.
-HOLD = 1e-3
-CLEAR = 0.1
-# Residuals need not fall below their tolerances: what does not end there is not a matter of accuracy.
-WITHIN = 1.0
 NONE = -1
 
 
@@ -218,21 +212,18 @@ def _write(ws, qp, options, k, out):
 
 
 @kernel
-def _sides_are_clear(wide, lane):
-    """Whether either the slack or the multiplier of every side stands out as the one that vanishes."""
-    lo = lanes_of(wide.problem.lo)
-    hi = lanes_of(wide.problem.hi)
-    s_lo = lanes_of(wide.barrier.s_lo)
-    s_hi = lanes_of(wide.barrier.s_hi)
-    z_lo = lanes_of(wide.barrier.z_lo)
-    z_hi = lanes_of(wide.barrier.z_hi)
-    for i in range(lane, len(lo), WIDTH):
-        below, above = sides(lo[i], hi[i])
-        if below and max(s_lo[i], z_lo[i]) * CLEAR < min(s_lo[i], z_lo[i]):
-            return False
-        if above and max(s_hi[i], z_hi[i]) * CLEAR < min(s_hi[i], z_hi[i]):
-            return False
-    return True
+def _sides(wide):
+    """The sides of eight QPs, their slacks and multipliers, as `holding` takes them."""
+    problem = wide.problem
+    barrier = wide.barrier
+    return (
+        lanes_of(problem.lo),
+        lanes_of(problem.hi),
+        lanes_of(barrier.s_lo),
+        lanes_of(barrier.z_lo),
+        lanes_of(barrier.s_hi),
+        lanes_of(barrier.z_hi),
+    )
 
 
 @kernel
@@ -241,20 +232,7 @@ def _hold_active_sides(wide, lane, lanes):
 
     The QP's own sides are those of wide.norm.
     """
-    lo = lanes_of(wide.problem.lo)
-    hi = lanes_of(wide.problem.hi)
-    s_lo = lanes_of(wide.barrier.s_lo)
-    s_hi = lanes_of(wide.barrier.s_hi)
-    z_lo = lanes_of(wide.barrier.z_lo)
-    z_hi = lanes_of(wide.barrier.z_hi)
-    for i in range(lane, len(lo), WIDTH):
-        below, above = sides(lo[i], hi[i])
-        if below or above:
-            upper = above and z_hi[i] > s_hi[i]
-            lower = below and z_lo[i] > s_lo[i]
-            side = hi[i] if upper else lo[i]
-            lo[i] = side if lower or upper else -np.inf
-            hi[i] = side if lower or upper else np.inf
+    hold_sides(*_sides(wide), lane, WIDTH)
     _move_iterate(wide.it, lane, wide.saved, lane)
     move(wide.work.res, lane, lanes.kept_res, lane)
     move(wide.work.tol, lane, lanes.kept_tol, lane)
@@ -317,7 +295,7 @@ def _judge(ws, wide, lane, lanes, data, options, abort, out):
         _go_back(wide, lane, lanes)
     else:
         worst = _progress(wide, lane, lanes)
-        if worst <= lanes.loose[lane] and _sides_are_clear(wide, lane):
+        if worst <= lanes.loose[lane] and sides_are_clear(*_sides(wide), lane, WIDTH):
             _hold_active_sides(wide, lane, lanes)
     stuck = lanes.idle[lane] > PATIENCE or out.iter[k] >= MOST_STEPS or not worst < np.inf
     if stuck or abort[0] != 0:
