@@ -16,7 +16,7 @@ from nbqp.kernels.state import copy_point
 
 # Residuals at which the sides that hold are sought, and the ratio of slack and multiplier that tells
 # which of them vanishes.
-HOLD = 1e-3
+HOLD = 1e-1
 CLEAR = 0.1
 
 

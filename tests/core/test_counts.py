@@ -102,7 +102,7 @@ def test_single_dense_programs_end_with_a_step_for_the_sides_that_hold() -> None
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy allocates where kernels do not")
 def test_a_newton_step_allocates_nothing() -> None:
-    """A sample costs those of its final checks, eight each, and takes more steps than that.
+    """A sample costs those of its checks, eight each, two at most: more than one in each step would show.
 
     The first eight are started in their lanes, the others beside them, in a workspace of their own.
     """
@@ -119,8 +119,8 @@ def test_a_newton_step_allocates_nothing() -> None:
 
     for data in (sudoku_shaped(0.1, True), sudoku_shaped(0.0, True)):
         counts = [allocations(data, samples) for samples in (9, 25, 41)]
-        assert counts[1] - counts[0] <= 16 * 12
-        assert counts[2] - counts[1] <= 16 * 12
+        assert counts[1] - counts[0] <= 16 * 16
+        assert counts[2] - counts[1] <= 16 * 16
 
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csc_array])
