@@ -228,3 +228,34 @@ def test_dense_rows_of_an_lp_are_eliminated_after_all_variables() -> None:
     qp = QP(g=np.ones(64), A=A, b=A.sum(axis=1), lb=0.0)
     factor = analyse(104, *kkt_pattern(qp.pattern()))
     assert set(factor.perm[:64]) == set(range(64))
+
+
+def controller(stages: int, states: int, inputs: int) -> sp.csc_array:
+    """The KKT matrix of stages x_k+1 = A x_k + B u_k: a state meets one more equation than its neighbours."""
+    rng = np.random.default_rng(0)
+    here = np.hstack([np.eye(states), np.zeros((states, inputs))])
+    before = -rng.standard_normal((states, states + inputs))
+    eye, shift = sp.eye_array(stages), sp.eye_array(stages, k=-1)
+    M = sp.csc_array(sp.kron(eye, here) + sp.kron(shift, before))
+    n, m = M.shape[1], M.shape[0]
+    return sp.csc_array(sp.block_array([[sp.eye_array(n), M.T], [M, -0.1 * sp.eye_array(m)]]))
+
+
+def test_variables_that_meet_much_the_same_rows_share_panels() -> None:
+    """Six states and two inputs a stage; apart, each state would have a panel, and the inputs one."""
+    stages = 20
+    K = controller(stages, 6, 2)
+    factor = analyse(K.shape[0], *upper(K))
+    assert len(factor.first) - 1 < 5 * stages
+    stored = int(np.sum(np.diff(factor.first) * np.diff(factor.row_ptr)))
+    assert stored <= 1.6 * entries_of_factor(K, factor.perm)
+
+
+def test_panels_of_a_controller_factorise_its_matrix() -> None:
+    K = controller(8, 6, 2)
+    n = 8 * 8
+    signs = np.where(np.arange(len(K.toarray())) < n, 1.0, -1.0)
+    perm, L, pivots = factorised(K.toarray(), signs)
+    np.testing.assert_allclose(
+        L @ np.diag(pivots) @ L.T, K.toarray()[np.ix_(perm, perm)], atol=1e-12
+    )
