@@ -199,7 +199,7 @@ HEADER = (
     *("primal", "KKT", "x error", "gradient error", "remark"),
 )
 LEGEND = (
-    f"Medians in microseconds per QP, wall and process time, over turns of {STEPS} steps in a row, or fewer "
+    f"Medians in microseconds per QP, wall and process time, over turns of some steps in a row, or fewer "
     f"that take {TURN:g} s; ratio: wall time over that of "
     f"{OURS}. Worst over the batch and the repeats: primal residual; KKT: the largest of primal "
     "residual, dual residual and duality gap; x error: distance to the exact solution in the "
@@ -273,8 +273,9 @@ def run(cases: Sequence[str], repeats: int, quick: bool) -> tuple[dict[str, Any]
                 )
     machine = record["machine"]
     facts = ", ".join(f"{key} {value or 'absent'}" for key, value in record["versions"].items())
+    turns = f"{repeats} repeats of up to {STEPS} steps"
     notes = "\n".join(f"- {name}: {entry.note}" for name, entry in PEERS.items())
-    head = f"{machine['processor']}, one core, {record['date']}, {repeats} repeats; {facts}."
+    head = f"{machine['processor']}, one core, {record['date']}, {turns}; {facts}."
     return record, "\n\n".join([head, markdown_table(HEADER, rows), LEGEND, notes]) + "\n"
 
 

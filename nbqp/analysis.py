@@ -83,8 +83,10 @@ def _entries(pattern: Pattern) -> int:
 analyses = Kept[Analysis](KEPT, ENTRIES_KEPT)
 
 
-def analyse_qp(qp: QP, watch: Watch) -> Analysis:
+def analyse_qp(qp: QP, watch: Watch, alike: QP | None = None) -> Analysis:
     """The analysis of the problem's pattern, its own or from the ones that are kept if it is among them.
+
+    alike: a problem of the same pattern, whose analysis it then is, which takes less time than to look it up.
 
     Raises
     ------
@@ -93,6 +95,8 @@ def analyse_qp(qp: QP, watch: Watch) -> Analysis:
     OutOfTime
         The watch's time limit has struck.
     """
+    if alike is not None:
+        return qp.found.find("analysis", lambda: analyse_qp(alike, watch))
     return qp.found.find("analysis", lambda: _kept_analysis(qp.pattern(), watch))
 
 

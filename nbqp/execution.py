@@ -107,11 +107,10 @@ def _size(matrix: Any) -> int:
 def shared_or_own_scaling(qp: QP, watch: Watch) -> Scaling:
     """One scaling for all samples that share their matrices, otherwise none: each sample finds its own."""
     if qp.shares_matrices():
-        scaling = qp.found.find("scaling", lambda: _find_scaling(qp, watch))
-        if watch.stopped():
-            # It may lack sweeps, and does for what little is left of this call.
-            qp.found.forget("scaling")
-        return scaling
+        # One that was stopped may lack sweeps: it does for what little is left of this call.
+        return qp.found.find(
+            "scaling", lambda: _find_scaling(qp, watch), lambda: not watch.stopped()
+        )
     return Scaling(*(np.zeros((0, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
 
 

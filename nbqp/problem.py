@@ -85,17 +85,19 @@ class Findings:
         # A copy, in another process perhaps, finds it anew.
         return Findings, ()
 
-    def find(self, name: str, make: Callable[[], Found]) -> Found:
-        """What `make` returns the first time; threads that ask for it at once may each call it."""
+    def find(
+        self, name: str, make: Callable[[], Found], complete: Callable[[], bool] = lambda: True
+    ) -> Found:
+        """What `make` returns the first time, kept unless it is not complete then.
+
+        Threads that ask for it at once may each call `make`.
+        """
         if name in self._known:
             known: Found = self._known[name]
             return known
-        found: Found = self._known.setdefault(name, make())
+        made = make()
+        found: Found = self._known.setdefault(name, made) if complete() else made
         return found
-
-    def forget(self, name: str) -> None:
-        """Have it found anew by who asks next."""
-        self._known.pop(name, None)
 
 
 class QP:
@@ -194,7 +196,7 @@ class QP:
             self._symmetrise(_dtype(H))
 
     def with_vectors(self, vectors: Mapping[str, Vector]) -> QP:
-        """The QP, whose matrices have no batch axis, with other vectors and the same matrices, which the two share.
+        """The QP with other vectors; the matrices, which have no batch axis, are shared.
 
         Of a batch all six vectors are given, None where absent.
 
@@ -218,7 +220,7 @@ class QP:
         return problem
 
     def repeated(self, batch: int) -> QP:
-        """A batch of so many samples that share all data of this QP, which is one."""
+        """A batch of so many samples that share all data of this QP, which have no batch axis."""
         problem = copy.copy(self)
         problem.batch = batch
         problem.invalid = np.zeros(batch, dtype=np.bool_)

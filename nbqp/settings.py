@@ -30,11 +30,11 @@ class Settings:
     max_iter
         Newton steps at most, and outer (proximal) steps.
     method
-        "auto": the smoothed phase, finished by the semismooth one, or, where a batch is solved in lanes
-        (small QPs, max_iter of at least 300), by a Newton step for the sides that hold. A warm start goes to the
-        semismooth phase at once; if a few steps do not finish it, the smoothed phase starts next to
-        it, and at last afresh. "semismooth": PROX-QP alone. "smoothed": as "auto", but where the
-        smoothed phase fails from its own start no semismooth one from zero follows.
+        "auto": the smoothed phase, finished by a Newton step for the sides that hold where they stand out,
+        otherwise by the semismooth phase. A warm start goes to the semismooth phase at once; if a few steps do
+        not finish it, the smoothed phase starts next to it, and at last afresh. "semismooth": PROX-QP alone.
+        "smoothed": as "auto", but where the smoothed phase fails from its own start no semismooth one from
+        zero follows. Batches of small QPs are solved in lanes where max_iter is at least 300.
     primal_infeasibility_solving
         Whether to solve the closest feasible QP, whose sides are moved by the smallest shifts, where
         there is no feasible point (status SOLVED_CLOSEST_PRIMAL_FEASIBLE).

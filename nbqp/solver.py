@@ -136,10 +136,7 @@ class Solver:
                 held.problem.require_pattern(name, problem)
             anew = anew or not same
         watch = Watch()
-        if not anew:
-            # Looked up by its pattern, it would take longer.
-            problem.found.find("analysis", lambda: analyse_qp(held.problem, watch))
-        analysis = analyse_qp(problem, watch)
+        analysis = analyse_qp(problem, watch, None if anew else held.problem)
         if "H" in data:
             _require_convex(problem, analysis, watch)
         # Nothing has changed before all of it has been found good.

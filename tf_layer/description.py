@@ -25,7 +25,10 @@ Stored = dict[str, tuple[tuple[int, int], Arrays]]
 """Sparse matrices by name: the shape, and values, indices and indptr of CSC."""
 
 KEPT, BYTES_KEPT = 32, 2**26
-"""Matrices of so many calls are kept, the latest ones, of so many bytes together at most."""
+"""Problems of the latest calls are kept, so many, whose matrices have so many bytes together at most.
+
+What is kept with them, their values as a key and the analysis of their pattern, takes several times that.
+"""
 
 
 def check_on_failure(value: Any) -> None:
@@ -87,7 +90,7 @@ class Description:
         return Description(**fields)
 
     def problem(self, arrays: Arrays, batch: int | None = None) -> QP:
-        """The batch of QPs with these data; batch: its size, where only matrices are given, and count.
+        """The batch of QPs with these data; batch: how many, of an adjoint, which has matrices and no vectors.
 
         What has been found of matrices without a batch axis serves all calls with the same ones: those of a
         layer with constant matrices, and the gradient's after the solution's.

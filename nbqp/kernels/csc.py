@@ -55,7 +55,7 @@ def add_transposed_product(Mp, Mi, Mx, y, out):
 
 @kernel
 def _dense_tail(Mi, begin, end):
-    """From which entry on a column has no gaps: the first or the second one, otherwise `end`.
+    """The entry from which on a column has no gaps, the first or the second; otherwise, or if few are left, `end`.
 
     A state of a controller meets its own equation and then all those of the next stage.
     """

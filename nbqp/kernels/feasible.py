@@ -46,7 +46,8 @@ FINISH_STEPS = 4
 TIGHTER = 1e-2
 LEAST_LOOSE = 1e-3
 LAST_STEPS = 60
-# Until then the sides that hold are sought again at residuals smaller by this factor.
+# Above HAND_OVER, the step for the sides that hold is tried again at residuals smaller by this factor, about that
+# of a smoothed step near the end.
 HOLD_TIGHTER = 0.09
 # The ratio of a multiplier and its slack, one of which has to vanish: derivatives rest on which, so that
 # it has to be clear, unless no steps are left.
@@ -94,7 +95,9 @@ def _round_to_sides(ws, options, separation):
 
 @kernel
 def _smoothed_then_semismooth(ws, options):
-    """Alternate: smoothed steps to a loose tolerance, an attempt to finish, and tighter again.
+    """Alternate: smoothed steps to a loose tolerance, attempts to finish, and tighter again.
+
+    First by the step for the sides that hold, from HAND_OVER on by semismooth steps, too.
 
     The smoothed phase has been started.
     """
@@ -111,7 +114,8 @@ def _smoothed_then_semismooth(ws, options):
         code = run_smoothed(ws, options, loose, 0.0, share)
         if code == ABORTED or code == PRIMAL_INFEASIBLE or code == DUAL_INFEASIBLE:
             return code
-        if code == CONVERGED and finish_by_holding(ws, options):
+        # No step more than are allowed, that for the sides included.
+        if code == CONVERGED and limits.steps[0] < max_steps and finish_by_holding(ws, options):
             return code
         if code == STALLED and share == WITHIN:
             share = NO_SHARE

@@ -47,10 +47,12 @@ def hold_sides(lo, hi, s_lo, z_lo, s_hi, z_hi, lane, width):
 
 @kernel
 def finish_by_holding(ws, options):
-    """Take that step from ws.it, a measured point of the smoothed phase, if the sides are clear.
+    """Take a Newton step for the sides that hold from ws.it, a measured point of the smoothed phase.
 
-    Returns whether it solves the QP: ws.best is that point then. Otherwise ws.it is as before; ws.norm,
-    ws.saved and ws.system are overwritten.
+    There is none where they are not clear. Returns whether it solves the QP: ws.best is that point then.
+    Otherwise x, y and z of ws.it are as before, and its products are not. Slacks and multipliers of sides do
+    not move, as there are none meanwhile. Overwritten: lo and hi of ws.norm, ws.saved, ws.system, and res,
+    tol and mu of ws.work; ws.limits.steps is raised.
     """
     problem = ws.problem
     norm = ws.norm

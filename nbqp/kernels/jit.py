@@ -32,7 +32,7 @@ from nbqp.kernels.cache import CheckedCache
 F = TypeVar("F", bound=Callable[..., Any])
 
 # 'contract' allows fused multiply-add and nothing else: isnan and isinf keep their meaning, and
-# the order of every sum is the written one.
+# the order of every sum is the written one, but in a `reduction`.
 FASTMATH = {"contract"}
 
 

@@ -61,8 +61,8 @@ TO_BOUNDARY = 0.99
 # The share of a residual, or of its tolerance, that may remain as an error of a direction, which the next
 # one corrects.
 ERROR_SHARE = 1e-2
-# The `share` of `take_step`: residuals need not fall below their tolerances, or rho and mu go as low as the
-# residuals do: long-winded programs (LISWET10) end only so.
+# The `share` of `take_step`. WITHIN: residuals need not fall below their tolerances. NO_SHARE: rho and mu go as
+# low as the residuals do; long-winded programs (LISWET10) end only so.
 WITHIN = 1.0
 NO_SHARE = 0.0
 # A direction that leaves more of a residual has failed.
@@ -369,10 +369,9 @@ def run_smoothed(ws, options, loose, elastic, share):
 
     elastic: 0 to solve the QP, or 1 for the first subproblem of the proximal method of multipliers,
     about 0, with the rho and mu of ws.system and ws.work; ws.shift is then overwritten. share: as of
-    `take_step`. ws.it and
-    ws.barrier: the first point, overwritten as ws.step and ws.system are. ws.best, the best iterate so
-    far, and ws.work.res are kept up to date, and rho and mu carry the regularisation over to a later
-    call. Returns a code of `status`.
+    `take_step`. ws.it and ws.barrier: the first point, overwritten as ws.step and ws.system are. ws.best,
+    the best iterate so far, and ws.work.res are kept up to date, and rho and mu carry the regularisation
+    over to a later call. Returns a code of `status`.
     """
     work = ws.work
     steps = ws.limits.steps

@@ -164,7 +164,7 @@ def find_supernodes(N, parent, count, first):
 def supernode_rows(N, Up, Ui, ns, first, row_ptr):
     """Rows of each supernode, ascending, its own columns first.
 
-    Up, Ui, first (ns+1): not modified. row_ptr (ns+1): overwritten.
+    Up, Ui, first (ns+1): not modified. row_ptr (at least ns+1): overwritten.
     Returns rows (row_ptr[ns]).
     """
     owner = np.empty(N, dtype=np.int64)
@@ -234,7 +234,7 @@ def supernode_rows(N, Up, Ui, ns, first, row_ptr):
 
 @kernel
 def _cost(width, below):
-    """Of factorising a panel and of what it updates, in multiplications."""
+    """Multiplications that take as long as factorising a panel and subtracting its products."""
     return PANEL_COST + (PRODUCT_COST + width) * float(width + below) ** 2
 
 

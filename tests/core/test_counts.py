@@ -95,7 +95,8 @@ def test_single_dense_programs_end_with_a_step_for_the_sides_that_hold() -> None
         x0 = rng.standard_normal(n)
         H, u = L.T @ L / n + 0.1 * np.eye(n), C @ x0 + rng.random(n)
         found = nbqp.solve_qp(H, rng.standard_normal(n), A, A @ x0, C, u=u, settings=EPS)
-        assert found.status is nbqp.Status.SOLVED
+        worst = max(found.primal_residual(), found.dual_residual(), abs(found.duality_gap()))
+        assert worst <= EPS.eps_abs
         counts.append(found.info.iter)
     assert np.median(counts) <= 11
 

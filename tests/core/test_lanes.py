@@ -13,7 +13,7 @@ from nbqp.analysis import analyse_qp
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.kkt import factor_system, solve_regularised
 from nbqp.kernels.lanes import put, take
-from nbqp.kernels.number import any_of, maximum, minimum, opposite, where, zeros
+from nbqp.kernels.number import any_of, larger, maximum, minimum, opposite, where, zeros
 from nbqp.kernels.state import new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference
 from nbqp.kernels.vector import WIDTH, splat
@@ -31,14 +31,17 @@ def formulas(x, y, out):
     """One of everything that numbers can do."""
     total = 0.0
     peak = -1.0
+    highest = -1.0
     for i in range(len(x)):
         total += 2.0 * x[i]
         total -= y[i] / 3.0
         peak = maximum(peak, abs(x[i]))
+        highest = larger(highest, y[i])
         holds = (x[i] > y[i]) & opposite(y[i] <= 0.0) | (x[i] != x[i])
         out[i] = where(holds, minimum(x[i], 1.0) - y[i], -x[i])
     out[0] = where(any_of(x[0] == y[0]), out[0], 1.0 / (total + peak))
     out[1] *= 0.5
+    out[2] = highest
 
 
 @entry
@@ -72,6 +75,8 @@ def test_a_kernel_means_the_same_on_vectors_as_on_doubles() -> None:
         one_by_one(x, y, single)
         together(x, y, wide)
     np.testing.assert_array_equal(single, wide)
+    # NaN where one of them is.
+    np.testing.assert_array_equal(wide[:, 2], np.maximum.reduce(y, axis=1, initial=-1.0))
 
 
 @entry
