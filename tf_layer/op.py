@@ -246,10 +246,11 @@ def _total(widths: Sequence[Any]) -> int | None:
 def _gradients(problem: Problem, solved: _Solved, cotangents: Sequence[Any]) -> list[Any]:
     """The gradient of each tensor: outer products of the adjoint with the solution."""
     named = problem.tensors
-    b1, rest = _adjoint(problem, solved, cotangents)
+    g_alone = named.keys() == {"g"}
+    b1, *rest = _adjoint(problem, solved, cotangents, parts=1 if g_alone else 2)
     gradients = {"g": b1}
-    if named.keys() != gradients.keys():
-        *b2, b4 = _split(rest, _adjoint_widths(problem)[1:])
+    if not g_alone:
+        *b2, b4 = _split(rest[0], _adjoint_widths(problem)[1:])
         gradients |= _side_gradients(problem, named, solved.sides, b2)
     if named.keys() & set(MATRICES):
         x, others, *_ = _with_gradient(problem, solved)
@@ -348,9 +349,11 @@ def _of_adjoint(about: Description, matrices: tuple[str, ...], order: int) -> De
 
 
 def _adjoint(
-    problem: Problem, solved: _Solved, cotangents: Sequence[Any], order: int = 1
-) -> tuple[Any, Any]:
+    problem: Problem, solved: _Solved, cotangents: Sequence[Any], order: int = 1, parts: int = 2
+) -> list[Any]:
     """b1, and b2 and b4 side by side, of the adjoint system K b = -d; cotangents: d, of x and of the rest.
+
+    parts: 1 for b1 alone, since the others as tensors take time.
 
     Its own gradient, where no sample has shifts, is one more solve: with K a = -dL/db, dL/dd = a and
     dL/dK = a b'; d of shifts has no effect then, as rows of V are independent.
@@ -369,11 +372,13 @@ def _adjoint(
         [(problem.batch, problem.description.n), (problem.batch, _total(widths))],
     )
 
-    def known() -> list[Any]:
-        return with_gradient(found, inputs, gradient)
+    def known(parts: int) -> list[Any]:
+        return with_gradient(found[:parts], inputs, gradient)
 
-    def gradient(d_b1: Any, d_b: Any) -> list[Any]:
-        b1, rest = known()
+    def gradient(d_b1: Any, d_b: Any = None) -> list[Any]:
+        b1, rest = known(2)
+        if d_b is None:
+            d_b = tf.zeros_like(rest)
         shifts = _split(cotangents[1], _value_widths(problem)[1:])[POINT - 1 :]
         no_shifts = [tf.zeros_like(part) for part in shifts]
         *d_b2, _ = _split(d_b, widths)
@@ -385,5 +390,4 @@ def _adjoint(
         by_matrix = [_summed(by_name[name], matrix) for name, matrix in matrices.items()]
         return [a1, tf.concat([*a2, *no_shifts], axis=1), *by_matrix]
 
-    b1, rest = known()
-    return b1, rest
+    return known(parts)
