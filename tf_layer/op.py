@@ -156,7 +156,9 @@ def solve_for_x(
         return _gradients(problem, solved, (d_x, none))
 
     (x,) = with_gradient((solved.x,), problem.tensors.values(), gradient)
-    x = x if x.dtype == dtype else tf.cast(x, dtype)
+    # As the whole solution, which is rounded to the dtype of g first.
+    for kind in (problem.dtype, dtype):
+        x = x if x.dtype == kind else tf.cast(x, kind)
     return x if problem.batched else x[0]
 
 

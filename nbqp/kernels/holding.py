@@ -10,7 +10,13 @@ import numpy as np
 from nbqp.kernels.barrier import sides
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import kernel
-from nbqp.kernels.residuals import measure, set_aims, worst_ratio
+from nbqp.kernels.residuals import (
+    clear_absent_sides,
+    measure,
+    set_aims,
+    update_products,
+    worst_ratio,
+)
 from nbqp.kernels.smoothed import WITHIN, measure_point, take_step
 from nbqp.kernels.state import copy_point
 
@@ -80,9 +86,12 @@ def finish_by_holding(ws, options):
     measure_point(ws, options, 0.0)
     copy(norm.lo, lo)
     copy(norm.hi, hi)
+    # A multiplier of the wrong sign may be that of a side that is absent, where its gap would be infinite. It goes,
+    # and leaves its force to the dual residual; of a side that there is the gap tells, which always counts.
+    clear_absent_sides(problem, it.z)
+    update_products(ws.pattern, problem, it)
     measure(ws.pattern, problem, it, ws.shift, res)
     set_aims(ws.pattern, problem, it, options, tol)
-    # The gap always counts: without it, a multiplier might hold on to the wrong side.
     if ws.system.abort[0] == 0 and worst_ratio(res, tol, len(res)) <= 1.0:
         copy_point(it, ws.best)
         return True

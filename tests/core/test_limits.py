@@ -196,6 +196,39 @@ def test_outer_steps_are_bounded_too() -> None:
     assert nbqp.solve_qp(np.array([[1.54]]), np.array([-5709.0]), C=C, u=u).info.iter_ext <= 1001
 
 
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize(
+    "accuracy", [{"eps_abs": 1e-2}, {"eps_abs": 1e-4}, {"eps_rel": 0.1}, {"eps_rel": 1e-3}]
+)
+def test_no_multiplier_is_that_of_an_absent_side_where_the_gap_does_not_count(
+    accuracy: dict[str, float], batch: bool
+) -> None:
+    """The step for the sides that hold took a side for an equation, whose multiplier may have either sign."""
+    settings = nbqp.Settings(check_duality_gap=False, **accuracy)
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        n, n_in = int(rng.integers(1, 6)), int(rng.integers(1, 6))
+        C, x0 = rng.standard_normal((n_in, n)), rng.random(n)
+        data = {
+            "H": np.diag(rng.choice([0.0, 1.0], n)),
+            "g": rng.standard_normal(n) * 10.0 ** rng.integers(-2, 2),
+            "C": C * 10.0 ** rng.integers(-1, 2, (n_in, 1)),
+            "lb": np.zeros(n),
+            "ub": x0 * rng.choice([1e-3, 1.0, np.inf], n),
+        }
+        data["u"] = data["C"] @ np.minimum(x0, data["ub"]) + rng.choice([0.0, 0.1], n_in)
+        if batch:
+            data["g"] = data["g"][None]
+        found = (
+            nbqp.solve_batch(**data, settings=settings)
+            if batch
+            else nbqp.solve_qp(**data, settings=settings)
+        )
+        if np.ravel(found.status)[0] is nbqp.Status.SOLVED:
+            assert (found.z >= 0.0).all()
+            assert (np.atleast_2d(found.z_box)[:, data["ub"] == np.inf] <= 0.0).all()
+
+
 @pytest.mark.parametrize("most", [1, 2, *range(4, 12), 17])
 @pytest.mark.parametrize("feasible", [False, True])
 def test_no_limit_of_steps_is_passed(most: int, feasible: bool) -> None:
