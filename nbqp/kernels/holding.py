@@ -68,16 +68,13 @@ def finish_by_holding(ws, options):
     tol = ws.work.tol
     lo = problem.lo
     hi = problem.hi
-    s_lo = barrier.s_lo
-    z_lo = barrier.z_lo
-    s_hi = barrier.s_hi
-    z_hi = barrier.z_hi
-    if not sides_are_clear(lo, hi, s_lo, z_lo, s_hi, z_hi, 0, 1):
+    sides_of_rows = lo, hi, barrier.s_lo, barrier.z_lo, barrier.s_hi, barrier.z_hi
+    if not sides_are_clear(*sides_of_rows, 0, 1):
         return False
     copy(lo, norm.lo)
     copy(hi, norm.hi)
     copy_point(it, ws.saved)
-    hold_sides(lo, hi, s_lo, z_lo, s_hi, z_hi, 0, 1)
+    hold_sides(*sides_of_rows, 0, 1)
     # Only errors within the tolerances will do.
     copy(tol, res)
     ws.limits.steps[0] += 1

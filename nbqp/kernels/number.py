@@ -220,7 +220,9 @@ else:
 
         return signature(kind, c, a, b), codegen
 
-    def _selection(order):
+    def _selection(combine):
+        """The type and code of a number that `combine` makes of two of its kind."""
+
         def typer(a, b):
             kind = _common(a, b)
             if kind is None:
@@ -231,39 +233,33 @@ else:
                     context.cast(builder, value, source, kind)
                     for value, source in zip(args, sig.args, strict=True)
                 )
-                return builder.select(builder.fcmp_ordered(order, b, a), b, a)
+                return combine(builder, a, b)
 
             return signature(kind, a, b), codegen
 
         return typer
 
+    def _select(order):
+        """B where it compares so with a, else a."""
+        return lambda builder, a, b: builder.select(builder.fcmp_ordered(order, b, a), b, a)
+
+    def _emit_larger(builder, a, b):
+        # LLVM knows this one as a reduction, of which it keeps several, in vectors.
+        name = f"llvm.maximum.{f'v{WIDTH}f64' if a.type == _LANES else 'f64'}"
+        kind = ir.FunctionType(a.type, [a.type] * 2)
+        return builder.call(builder.module.declare_intrinsic(name, fnty=kind), [a, b])
+
     @intrinsic
     def maximum(typingctx, a, b):
-        return _selection(">")(a, b)
+        return _selection(_select(">"))(a, b)
 
     @intrinsic
     def minimum(typingctx, a, b):
-        return _selection("<")(a, b)
+        return _selection(_select("<"))(a, b)
 
     @intrinsic
     def larger(typingctx, a, b):
-        kind = _common(a, b)
-        if kind is None:
-            return None
-
-        def codegen(context, builder, sig, args):
-            a, b = (
-                context.cast(builder, value, source, kind)
-                for value, source in zip(args, sig.args, strict=True)
-            )
-            # LLVM knows this one as a reduction, of which it keeps several, in vectors.
-            name = f"llvm.maximum.{f'v{WIDTH}f64' if kind == VECTOR else 'f64'}"
-            function = builder.module.declare_intrinsic(
-                name, fnty=ir.FunctionType(a.type, [a.type] * 2)
-            )
-            return builder.call(function, [a, b])
-
-        return signature(kind, a, b), codegen
+        return _selection(_emit_larger)(a, b)
 
     @intrinsic
     def any_of(typingctx, c):
