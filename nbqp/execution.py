@@ -105,13 +105,16 @@ def _size(matrix: Any) -> int:
 
 
 def shared_or_own_scaling(qp: QP, watch: Watch) -> Scaling:
-    """One scaling for all samples that share their matrices, otherwise none: each sample finds its own."""
+    """One scaling for all samples that share their matrices, otherwise one for each, which a solve finds and keeps."""
     if qp.shares_matrices():
         # One that was stopped may lack sweeps: it does for what little is left of this call.
         return qp.found.find(
             "scaling", lambda: _find_scaling(qp, watch), lambda: not watch.stopped()
         )
-    return Scaling(*(np.zeros((0, size)) for size in (qp.n, qp.n_eq, qp.n_in)))
+    sizes = qp.n, qp.n_eq, qp.n_in
+    return qp.found.find(
+        "scaling", lambda: Scaling(*(np.zeros((qp.batch, size)) for size in sizes))
+    )
 
 
 def _find_scaling(qp: QP, watch: Watch) -> Scaling:

@@ -268,9 +268,9 @@ def any_open(code):
 
 
 @kernel
-def scale_for_adjoint(pattern, scaling, H, A, C, abort, problem):
+def scale_for_adjoint(pattern, scaling, k, H, A, C, abort, problem):
     """Fill the matrices, scales and units of `problem`: those of the QP with g = 0."""
-    copy_scaling(pattern, scaling, H, A, C, abort, problem)
+    copy_scaling(pattern, scaling, k, H, A, C, abort, problem)
     problem.g[:] = 0.0
     c = scale_cost(pattern, H, problem.g, problem.D)
     scale_hessian(pattern, H, c, problem)
@@ -389,9 +389,9 @@ def solve_kkt_range(
         usable = adjoint or not closest[k]
         null = NO_NULL
         if usable:
-            if len(scaling.D) == 0 or not scaled:
+            if len(scaling.D) != 1 or not scaled:
                 # A shared scaling belongs to matrices that are shared: the first sample's serve all.
-                scale_for_adjoint(pattern, scaling, sample(data.H, k), A, C, abort, problem)
+                scale_for_adjoint(pattern, scaling, k, sample(data.H, k), A, C, abort, problem)
                 scaled = True
             set_active_weights(side[k], side_box[k], system.w)
             usable = factor_kkt(pattern, factor, entries, problem, system) == 0

@@ -67,7 +67,7 @@ def solve_kkt_lanes_range(
     before = np.empty(WIDTH)
     after = np.empty(WIDTH)
     error = np.empty(WIDTH)
-    own_matrices = len(scaling.D) == 0
+    own_matrices = len(scaling.D) != 1
     loaded = False
     following = begin
     while following < end and abort[0] == 0:
@@ -82,6 +82,7 @@ def solve_kkt_lanes_range(
                 scale_for_adjoint(
                     pattern,
                     scaling,
+                    k,
                     sample(data.H, k),
                     sample(data.A, k),
                     sample(data.C, k),

@@ -27,7 +27,7 @@ from nbqp.kernels.residuals import (
     worst_ratio,
 )
 from nbqp.kernels.rounding import mend
-from nbqp.kernels.scaling import copy_scaling, scale_point, scale_problem, unscale_point
+from nbqp.kernels.scaling import find_scaling, scale_point, scale_problem, unscale_point
 from nbqp.kernels.semismooth import run_semismooth
 from nbqp.kernels.state import Options, copy_point, new_workspace
 from nbqp.kernels.status import (
@@ -325,7 +325,7 @@ def solve_range(
 ):
     """Solve the samples begin..end-1 of a batch.
 
-    data: `Data`. scaling: D, E, F (1, .) shared by all samples, or (0, .) to equilibrate each.
+    data: `Data`. scaling: `Scaling`, where those that it lacks are kept.
     warm: x, y, z, z_box (batch or 1, .), or (0, .) for none; NaN in x[k, 0] for none of sample k.
     abort (1): stop when not 0. None of these is modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are
     overwritten, and their counts continued.
@@ -335,13 +335,13 @@ def solve_range(
     ws = new_workspace(0.0, pattern, factor, EntriesReference(*entries_values), abort)
     limits = ws.limits
     aim = aim_at(options, AIM, options.gap_rounding)
-    own_rows = len(scaling.D) == 0
+    own_rows = len(scaling.D) != 1
     scaled = False
     for k in range(begin, end):
         if out.status[k] != NOT_RUN or abort[0] != 0:
             continue
         qp = sample_data(data, k)
-        copy_scaling(pattern, scaling, qp.H, qp.A, qp.C, abort, ws.problem)
+        find_scaling(pattern, scaling, k, qp.H, qp.A, qp.C, abort, ws.problem)
         scale_problem(pattern, qp, ws.problem, own_rows or not scaled)
         scaled = True
         limits.steps[0] = out.iter[k]

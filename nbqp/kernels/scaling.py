@@ -14,7 +14,8 @@ from nbqp.kernels.csc import first_of_dense
 from nbqp.kernels.dense import copy
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.number import maximum
-from nbqp.kernels.vector import WIDTH, load, load_head, peak, splat, store, store_head
+from nbqp.kernels.structure import sample
+from nbqp.kernels.vector import WIDTH, load, load_head, peak, splat, store
 
 SWEEPS = 10
 # One sweep's factor, and rows that are (nearly) empty keep their scale.
@@ -24,26 +25,39 @@ LARGEST_COST = 1e8
 
 @kernel
 def _raise_dense(column, d, E, rows):
-    """rows[i] = max with |E_i column_i d|; returns the largest of them."""
+    """rows[i] = max with |E_i column_i d|; returns the largest of them. rows[len(column) :] has WIDTH entries."""
     largest = splat(0.0)
-    i = 0
-    # Whole vectors without masks: what a masked store has left waits for the memory to be read again.
-    while i + WIDTH <= len(column):
-        values = abs(load(column, i)) * load(E, i) * d
-        store(rows, i, maximum(values, load(rows, i)))
-        largest = maximum(values, largest)
-        i += WIDTH
-    if i < len(column):
-        head = len(column) - i
+    for i in range(0, len(column), WIDTH):
+        head = min(len(column) - i, WIDTH)
         values = abs(load_head(column, i, head)) * load_head(E, i, head) * d
-        store_head(rows, i, maximum(values, load_head(rows, i, head)), head)
+        # Whole vectors: what a masked store has left waits for the memory to be read again.
+        store(rows, i, maximum(values, load(rows, i)))
         largest = maximum(values, largest)
     return peak(largest)
 
 
 @kernel
+def _symmetric_norm(Hp, Hi, Hx, D, j):
+    """The largest |D_i H_ij D_j| of the column, or the row, j."""
+    begin = Hp[j]
+    end = Hp[j + 1]
+    first = first_of_dense(Hi, begin, end)
+    if first < 0:
+        largest = 0.0
+        for p in range(begin, end):
+            largest = max(largest, abs(Hx[p]) * D[Hi[p]])
+        return largest * D[j]
+    norms = splat(0.0)
+    for p in range(begin, end, WIDTH):
+        head = min(end - p, WIDTH)
+        scales = load_head(D, p - begin + first, head)
+        norms = maximum(abs(load_head(Hx, p, head)) * scales, norms)
+    return peak(norms) * D[j]
+
+
+@kernel
 def _raise_norms(Mp, Mi, Mx, D, E, columns, rows):
-    """columns[j], rows[i] = max with |E_i M_ij D_j|."""
+    """columns[j], rows[i] = max with |E_i M_ij D_j|; rows has WIDTH entries more."""
     for j in range(len(Mp) - 1):
         begin = Mp[j]
         end = Mp[j + 1]
@@ -61,7 +75,7 @@ def _raise_norms(Mp, Mi, Mx, D, E, columns, rows):
 
 @kernel
 def _apply_norms(norms, D):
-    """D /= sqrt(norms); returns the largest |1 - norm|."""
+    """D /= sqrt(norms), of which only as many count as D has; returns the largest |1 - norm|."""
     worst = 0.0
     for j in range(len(D)):
         if norms[j] > SMALLEST:
@@ -87,15 +101,13 @@ def equilibrate(pattern, H, A, C, abort, D, E, F):
     E[:] = 1.0
     F[:] = 1.0
     columns = np.empty(n)
-    mirror = np.empty(n)
-    rows_A = np.empty(pattern.n_eq)
-    rows_C = np.empty(pattern.n_in)
+    rows_A = np.empty(pattern.n_eq + WIDTH)
+    rows_C = np.empty(pattern.n_in + WIDTH)
     for _ in range(SWEEPS):
-        columns[:] = 0.0
-        mirror[:] = 0.0
         rows_A[:] = 0.0
         rows_C[:] = 0.0
-        _raise_norms(Hp, Hi, H, D, D, columns, mirror)
+        for j in range(n):
+            columns[j] = _symmetric_norm(Hp, Hi, H, D, j)
         _raise_norms(Ap, Ai, A, D, E, columns, rows_A)
         _raise_norms(Cp, Ci, C, D, F, columns, rows_C)
         worst = _apply_norms(columns, D)
@@ -112,14 +124,25 @@ def shared_scaling(pattern, H, A, C, abort, scaling):
 
 
 @kernel
-def copy_scaling(pattern, scaling, H, A, C, abort, problem):
-    """Set D, E, F of `problem` from `scaling`, or by `equilibrate` where it is empty."""
-    if len(scaling.D) == 0:
+def copy_scaling(pattern, scaling, k, H, A, C, abort, problem):
+    """Set D, E, F of `problem` to those of sample k, by `equilibrate` where `scaling` does not have them."""
+    D = sample(scaling.D, k)
+    if D[0] == 0.0:
         equilibrate(pattern, H, A, C, abort, problem.D, problem.E, problem.F)
     else:
-        copy(scaling.D[0], problem.D)
-        copy(scaling.E[0], problem.E)
-        copy(scaling.F[0], problem.F)
+        copy(D, problem.D)
+        copy(sample(scaling.E, k), problem.E)
+        copy(sample(scaling.F, k), problem.F)
+
+
+@kernel
+def find_scaling(pattern, scaling, k, H, A, C, abort, problem):
+    """As `copy_scaling`, and what was found is kept in `scaling` unless it was cut short."""
+    copy_scaling(pattern, scaling, k, H, A, C, abort, problem)
+    if len(scaling.D) > 1 and abort[0] == 0:
+        copy(problem.D, scaling.D[k])
+        copy(problem.E, scaling.E[k])
+        copy(problem.F, scaling.F[k])
 
 
 @kernel
@@ -148,21 +171,7 @@ def scale_cost(pattern, H, g, D):
     Hi = pattern.Hi
     total = 0.0
     for j in range(n):
-        begin = Hp[j]
-        end = Hp[j + 1]
-        first = first_of_dense(Hi, begin, end)
-        largest = 0.0
-        if first >= 0:
-            norms = splat(0.0)
-            for p in range(begin, end, WIDTH):
-                head = min(end - p, WIDTH)
-                scales = load_head(D, p - begin + first, head)
-                norms = maximum(abs(load_head(H, p, head)) * scales, norms)
-            largest = peak(norms)
-        else:
-            for p in range(begin, end):
-                largest = max(largest, abs(H[p]) * D[Hi[p]])
-        total += largest * D[j]
+        total += _symmetric_norm(Hp, Hi, H, D, j)
     size = total / max(n, 1)
     for j in range(n):
         size = max(size, abs(g[j]) * D[j])

@@ -20,7 +20,7 @@ from nbqp.kernels.lanes import move, put, put_scales, take, take_scales
 from nbqp.kernels.number import lanes_of, zeros
 from nbqp.kernels.proxqp import AIM, aim_at, starts_cold
 from nbqp.kernels.residuals import exact_residuals, set_tolerances, worst_ratio
-from nbqp.kernels.scaling import copy_scaling, scale_problem, unscale_point
+from nbqp.kernels.scaling import find_scaling, scale_problem, unscale_point
 from nbqp.kernels.smoothed import WITHIN, measure_point, take_step
 from nbqp.kernels.starting import regularise, start_smoothed
 from nbqp.kernels.state import new_workspace
@@ -333,7 +333,7 @@ def _fill(ws, waiting, queue, data, scaling, warm, options, end, own_rows, out):
         # A shared scaling belongs to matrices that are shared.
         with_rows = own_rows or not queue.seen[place]
         qp = sample_data(data, k)
-        copy_scaling(ws.pattern, scaling, qp.H, qp.A, qp.C, ws.system.abort, ws.problem)
+        find_scaling(ws.pattern, scaling, k, qp.H, qp.A, qp.C, ws.system.abort, ws.problem)
         scale_problem(ws.pattern, qp, ws.problem, with_rows)
         _put_problem(ws.problem, waiting.problem, place, with_rows)
         queue.sample[place] = k
@@ -415,7 +415,7 @@ def solve_lanes_range(
     queue = _new_queue(begin)
     aim = aim_at(options, AIM, options.gap_rounding)
     loose = max(LEAST_LOOSE, HOLD / options.eps_abs)
-    own_rows = len(scaling.D) == 0
+    own_rows = len(scaling.D) != 1
     _start_in_place(ws, wide, queue, lanes, data, scaling, warm, aim, end, own_rows, loose, out)
     waiting = wide
     if queue.following[0] < end:

@@ -66,7 +66,7 @@ class Data(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """D, E, F of `scaling`, each (1, size), or (0, size) to find them for every sample."""
+    """D, E, F of `scaling`, each (batch, size), 0 for samples without, or (1, size) where all share their matrices."""
 
     D: Floats
     E: Floats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from typing import Any
 
@@ -115,3 +116,21 @@ def test_copies_of_a_problem_find_all_anew(duplicate: Any) -> None:
     problem.found.find("scaling", lambda: calls.append(None))
     assert calls == [None]
     assert len(pickle.dumps(solution.problem.found)) < 200
+
+
+def test_every_sample_keeps_the_scaling_of_its_matrices() -> None:
+    rng = np.random.default_rng(2)
+    L = rng.standard_normal((11, 9, 9))
+    H = L @ L.swapaxes(1, 2) + np.eye(9)
+    A = rng.standard_normal((11, 3, 9)) * 10.0 ** rng.integers(-3, 4, 9)
+    solution = nbqp.solve_batch(H, rng.standard_normal((11, 9)), A, A @ np.ones(9), lb=-1.0)
+    D, E, _ = solution.problem.found.find("scaling", lambda: None)
+    rows = np.abs(E[:, :, None] * A * D[:, None]).max(axis=2)
+    columns = np.abs(D[:, :, None] * H * D[:, None]).max(axis=1)
+    columns = np.maximum(columns, np.abs(E[:, :, None] * A * D[:, None]).max(axis=1))
+    np.testing.assert_allclose(rows, 1.0, atol=0.1)
+    np.testing.assert_allclose(columns, 1.0, atol=0.1)
+    anew = dataclasses.replace(solution, problem=copy.deepcopy(solution.problem))
+    gradients, again = (nbqp.vjp(s, dL_dx=np.ones((11, 9))) for s in (solution, anew))
+    np.testing.assert_array_equal(gradients.dL_dH, again.dL_dH)
+    np.testing.assert_array_equal(gradients.dL_dA, again.dL_dA)
