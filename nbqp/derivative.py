@@ -364,11 +364,11 @@ def outer_products(
         if isinstance(form, StoredPattern):
             return products_on_pattern(form, left, b.x, b2, point.x, s, b4)
         if form == "batched" and len(getattr(qp, name).values) == qp.batch:
-            return (
-                left[:, :, None] * b.x[:, None, :]
-                + b2[:, :, None] * point.x[:, None, :]
-                + s[:, :, None] * b4[:, None, :]
-            )
+            if name == "H":
+                # Fused multiplications and additions of a product would not leave it symmetric.
+                half = left[:, :, None] * b.x[:, None, :]
+                return half + half.swapaxes(1, 2)
+            return np.stack((left, b2, s), axis=2) @ np.stack((b.x, point.x, b4), axis=1)
         total = left.T @ b.x + b2.T @ point.x + s.T @ b4
         return total[None] if form == "batched" else total
 

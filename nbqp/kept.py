@@ -40,16 +40,28 @@ class Kept(Generic[Result]):
         if size > self._size:
             return make()
         wanted = key()
+        found = self.get(wanted)
+        if found is None:
+            found = make()
+            self.keep(size, wanted, found)
+        return found
+
+    def get(self, key: Hashable) -> Result | None:
+        """The result with that key, None where it is not kept."""
         with self.lock:
-            if wanted in self._results:
-                self._results.move_to_end(wanted)
-                return self._results[wanted][0]
-        result = make()
+            if key not in self._results:
+                return None
+            self._results.move_to_end(key)
+            return self._results[key][0]
+
+    def keep(self, size: int, key: Hashable, result: Result) -> None:
+        """Keep a result of that size with that key, unless it is too large."""
+        if size > self._size:
+            return
         with self.lock:
-            self._results[wanted] = result, size
+            self._results[key] = result, size
             while len(self._results) > self._count or self._total() > self._size:
                 self._results.popitem(last=False)
-        return result
 
     def clear(self) -> None:
         """Keep none of them any longer."""

@@ -366,6 +366,10 @@ class QP:
             self.ub,
         )
 
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return sum(values.nbytes for values in self.data())
+
     def require_pattern(self, name: str, other: QP) -> None:
         """Raise `PatternError` unless a matrix of `other` has this problem's size and pattern."""
         mine, its = getattr(self, name), getattr(other, name)

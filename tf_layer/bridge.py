@@ -8,6 +8,7 @@ graph finds them again in another process.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from tensorflow.python.ops import script_ops
 import nbqp
 from nbqp.batch import solve_samples
 from nbqp.derivative import DIFFERENTIABLE, warn_of_multipliers
+from nbqp.kept import Kept
 from nbqp.kkt_system import (
     ActiveSet,
     Point,
@@ -29,7 +31,8 @@ from nbqp.kkt_system import (
     solve_adjoint,
     without_failed,
 )
-from tf_layer.description import Description
+from nbqp.problem import QP
+from tf_layer.description import BYTES_KEPT, KEPT, Description
 
 try:
     from tensorflow.python.eager.record import record_operation
@@ -48,8 +51,8 @@ def _solve(about: Description, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[An
     Returns
     -------
     list
-        x (batch, n); y, z, z_box, s_e, s_i, s_box side by side (batch, .); and, as int32, the sides of rows
-        and bounds (batch, n_in + n), statuses and Newton steps (batch,).
+        x (batch, n); y, z, z_box, s_e, s_i, s_box side by side (batch, .); as int32, the sides of rows
+        and bounds (batch, n_in + n), statuses and Newton steps (batch,); and the problem's number in `solved`.
     """
     start = Point(*arrays[-len(Point._fields) :]) if about.warm else None
     qp = about.problem(arrays[: len(arrays) - len(start or ())])
@@ -70,11 +73,15 @@ def _solve(about: Description, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[An
     if about.on_failure == "nan":
         out.x[failed] = rest[failed] = np.nan
     sides = np.concatenate(active, axis=1, dtype=np.int32, casting="unsafe")
-    return [out.x, rest, sides, out.status.astype(np.int32), out.iter.astype(np.int32)]
+    number = next(_numbers)
+    solved.keep(qp.nbytes(), number, qp)
+    counts = out.status.astype(np.int32), out.iter.astype(np.int32)
+    return [out.x, rest, sides, *counts, np.array(number)]
 
 
 def _solve_adjoint(
     about: Description,
+    number: npt.NDArray[Any],
     sides: npt.NDArray[Any],
     status: npt.NDArray[Any],
     d_x: npt.NDArray[Any],
@@ -85,10 +92,12 @@ def _solve_adjoint(
 
     Parameters
     ----------
-    sides, status
+    number, sides, status
         As `_solve` returns them.
     d_x, d_rest
         Derivatives of the loss by the first two that `_solve` returns.
+    matrices
+        Those of the data, for a problem that is not kept any longer, or was solved by another process.
 
     Returns
     -------
@@ -100,7 +109,9 @@ def _solve_adjoint(
     n_eq = (d_rest.shape[1] - 2 * (n + n_in)) // 2
     parts = _columns(-d_rest, (n_eq, n_in, n, n_eq, n_in, n))
     active = ActiveSet(*_columns(sides, (n_in, n)))
-    qp = about.problem(matrices, batch=len(d_x))
+    qp = solved.get(int(number))
+    if qp is None or qp.batch != len(d_x):
+        qp = about.problem(matrices, batch=len(d_x))
     failed = _failed(status)
     closest = status == nbqp.Status.SOLVED_CLOSEST_PRIMAL_FEASIBLE.value
     if about.order > 1 and closest.any():
@@ -152,8 +163,15 @@ NO_GRADIENT = (
     "tape), from which TensorFlow has dropped the gradients of its calls. Solve the samples in one call, as a "
     "batch, or take tape.jacobian(..., experimental_use_pfor=False)."
 )
-SOLVE = "nbqp_solve_v4"
-ADJOINT = "nbqp_adjoint_v4"
+solved = Kept[QP](KEPT, BYTES_KEPT)
+"""Problems of the latest solves, for their gradients: copied, checked and scaled once.
+
+Their numbers begin where those of no other process do, and none is used twice: a saved graph may go on elsewhere.
+"""
+_numbers = itertools.count(int.from_bytes(os.urandom(7), "little"))
+
+SOLVE = "nbqp_solve_v5"
+ADJOINT = "nbqp_adjoint_v5"
 _functions: dict[str, Function] = {SOLVE: _solve, ADJOINT: _solve_adjoint}
 _ops = {name: _described(function) for name, function in _functions.items()}
 # The registry has no public face for a fixed name; the names that it makes up are counters, and a

@@ -164,7 +164,7 @@ def solve_for_x(
 
 class _Solved(NamedTuple):
     """What the solver returned, as tensors, or as arrays when eager: x; the other parts in real numbers side by
-    side; the sides of rows and bounds; statuses and Newton steps.
+    side; the sides of rows and bounds; statuses and Newton steps; and the problem's number.
     """
 
     x: Any
@@ -172,6 +172,7 @@ class _Solved(NamedTuple):
     sides: Any
     status: Any
     newton_steps: Any
+    number: Any
 
 
 def _differentiable_solve(problem: Problem) -> QPOutput:
@@ -187,13 +188,14 @@ def _solve(problem: Problem) -> _Solved:
         SOLVE,
         problem.description,
         [*problem.tensors.values(), *problem.constants.values(), *problem.parts, *problem.start],
-        [DOUBLE, DOUBLE, tf.int32, tf.int32, tf.int32],
+        [DOUBLE, DOUBLE, tf.int32, tf.int32, tf.int32, tf.int64],
         [
             (batch, n),
             (batch, _total(_value_widths(problem)[1:])),
             (batch, _total([n_in, n])),
             (batch,),
             (batch,),
+            (),
         ],
     )
     return _Solved._make(outputs)
@@ -319,10 +321,14 @@ def _matrix_gradients(
             products = [at_entries(problem.entries[name], *pair) for pair in pairs[name]]
         elif named[name].shape.rank == 2:
             products = [tf.matmul(left, right, transpose_a=True) for left, right in pairs[name]]
-        else:
+        elif name == "H":
+            # Fused multiplications and additions of a product would not leave it symmetric.
             products = [
                 left[:, :, tf.newaxis] * right[:, tf.newaxis] for left, right in pairs[name]
             ]
+        else:
+            left, right = (tf.stack(parts, axis=1) for parts in zip(*pairs[name], strict=True))
+            products = [tf.matmul(left, right, transpose_a=True)]
         gradients[name] = tf.add_n(products)
     return gradients
 
@@ -369,7 +375,7 @@ def _adjoint(
     found = call(
         ADJOINT,
         description,
-        [solved.sides, solved.status, *inputs, *constant.values(), *problem.parts],
+        [solved.number, solved.sides, solved.status, *inputs, *constant.values(), *problem.parts],
         [DOUBLE, DOUBLE],
         [(problem.batch, problem.description.n), (problem.batch, _total(widths))],
     )

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import tensorflow as tf
 
 import nbqp
-from tf_layer import solve_qp
+from tf_layer import bridge, solve_qp
 from tf_layer.description import Description
 
 SETTINGS = nbqp.Settings()
@@ -92,3 +92,33 @@ def test_gradients_share_the_matrices_of_their_solution(monkeypatch: pytest.Monk
             loss = tf.reduce_sum(solve_qp(tf.eye(4, dtype=tf.float64), g, rows, b).x ** 2)
         rows.assign_sub(0.1 * tape.gradient(loss, rows))
         assert len(calls) == step
+
+
+def gradients_of_all(forget: bool) -> list[Any]:
+    """Those of H, A and b of a batch that shares no matrix, twice; forget: the solution's problem in between."""
+    rng = np.random.default_rng(3)
+    L, A = rng.standard_normal((5, 6, 6)), rng.standard_normal((5, 2, 6))
+    data = [tf.constant(part) for part in (L @ L.swapaxes(1, 2) + np.eye(6), A, A @ np.ones(6))]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(data)
+        H, A, b = data
+        loss = tf.reduce_sum(solve_qp(H, -tf.ones((5, 6), tf.float64), A, b, lb=0.0).x ** 2)
+    if forget:
+        bridge.solved.clear()
+    return [part for _ in range(2) for part in tape.gradient(loss, data)]
+
+
+def test_gradients_take_the_problem_that_was_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, bit for bit, as one made anew of the data, which is made where it is not kept."""
+    expected, made, make = gradients_of_all(forget=True), [], Description.problem
+
+    def counted(about: Description, arrays: Any, batch: int | None = None) -> Any:
+        made.append(batch)
+        return make(about, arrays, batch)
+
+    monkeypatch.setattr(Description, "problem", counted)
+    for found, wanted in zip(gradients_of_all(forget=False), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert made == [None]
+    gradients_of_all(forget=True)
+    assert made == [None, None, 5, 5]
