@@ -21,7 +21,7 @@ from nbqp.kernels.adjoint import (
 )
 from nbqp.kernels.jit import entry
 from nbqp.kernels.kkt import refine_unregularised
-from nbqp.kernels.lanes import put, put_scales, take, take_scales
+from nbqp.kernels.lanes import put, put_scales, spread, spread_scales, take, take_scales
 from nbqp.kernels.state import new_iterate, new_problem, new_system
 from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
 from nbqp.kernels.vector import WIDTH, splat, store
@@ -67,8 +67,15 @@ def solve_kkt_lanes_range(
     before = np.empty(WIDTH)
     after = np.empty(WIDTH)
     error = np.empty(WIDTH)
+    # A shared scaling belongs to matrices that are shared.
     own_matrices = len(scaling.D) != 1
-    loaded = False
+    if not own_matrices:
+        H, A, C = data.H[0], data.A[0], data.C[0]
+        scale_for_adjoint(pattern, scaling, 0, H, A, C, abort, problem)
+        spread(problem.H, wide.H)
+        spread(problem.A, wide.A)
+        spread(problem.C, wide.C)
+        spread_scales(problem, wide)
     following = begin
     while following < end and abort[0] == 0:
         count = 0
@@ -77,8 +84,7 @@ def solve_kkt_lanes_range(
             following += 1
             if closest[k] or not any_open(code[k]):
                 continue
-            if own_matrices or not loaded:
-                # A shared scaling belongs to matrices that are shared.
+            if own_matrices:
                 scale_for_adjoint(
                     pattern,
                     scaling,
@@ -99,7 +105,6 @@ def solve_kkt_lanes_range(
             count += 1
         if count == 0:
             break
-        loaded = loaded or count == WIDTH
         store(replaced, 0, factor_kkt(pattern, factor, entries, wide, system))
         previous, size = find_null_vector(pattern, factor, system)
         store(before, 0, previous)

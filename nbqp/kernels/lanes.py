@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nbqp.kernels.jit import kernel
 from nbqp.kernels.number import lanes_of
-from nbqp.kernels.vector import WIDTH
+from nbqp.kernels.vector import WIDTH, splat, store
 
 
 @kernel
@@ -13,6 +13,13 @@ def put(values, vectors, lane):
     lanes = lanes_of(vectors)
     for i in range(len(values)):
         lanes[WIDTH * i + lane] = values[i]
+
+
+@kernel
+def spread(values, vectors):
+    """Copy doubles to all lanes of vectors."""
+    for i in range(len(values)):
+        store(vectors, i, splat(values[i]))
 
 
 @kernel
@@ -39,6 +46,15 @@ def put_scales(problem, wide, lane):
     put(problem.E, wide.E, lane)
     put(problem.F, wide.F, lane)
     put(problem.cost, wide.cost, lane)
+
+
+@kernel
+def spread_scales(problem, wide):
+    """`put_scales` to all lanes."""
+    spread(problem.D, wide.D)
+    spread(problem.E, wide.E)
+    spread(problem.F, wide.F)
+    spread(problem.cost, wide.cost)
 
 
 @kernel

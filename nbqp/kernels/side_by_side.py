@@ -16,11 +16,17 @@ from nbqp.kernels.dense import copy
 from nbqp.kernels.feasible import LEAST_LOOSE, TIGHTER
 from nbqp.kernels.holding import HOLD, hold_sides, sides_are_clear
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.lanes import move, put, put_scales, take, take_scales
+from nbqp.kernels.lanes import move, put, put_scales, spread, take, take_scales
 from nbqp.kernels.number import lanes_of, zeros
 from nbqp.kernels.proxqp import AIM, aim_at, starts_cold
 from nbqp.kernels.residuals import exact_residuals, set_tolerances, worst_ratio
-from nbqp.kernels.scaling import find_scaling, scale_problem, unscale_point
+from nbqp.kernels.scaling import (
+    copy_scaling,
+    find_scaling,
+    scale_problem,
+    scale_rows,
+    unscale_point,
+)
 from nbqp.kernels.smoothed import WITHIN, measure_point, take_step
 from nbqp.kernels.starting import regularise, start_smoothed
 from nbqp.kernels.state import new_workspace
@@ -49,7 +55,6 @@ class Lanes:
     """What is known of the QP in each lane (WIDTH), and a copy of what a last step may spoil."""
 
     sample: Ints  # NONE where there is no QP
-    seen: Flags  # whether there ever was one: rows that all share are there then
     idle: Ints  # steps without progress
     holding: Flags  # whether it has its active sides as equations
     loose: Floats  # multiple of the tolerances below which these are sought
@@ -66,7 +71,6 @@ class Queue:
     """QPs that have been started, the last of which enters a lane first."""
 
     sample: Ints  # (WIDTH,)
-    seen: Flags  # (WIDTH,) as those of `Lanes`
     total: Floats  # (WIDTH,) what `measure_point` has returned
     count: Floats
     length: Ints  # (1,)
@@ -77,7 +81,6 @@ class Queue:
 def _new_queue(begin):
     return Queue(
         np.full(WIDTH, NONE),
-        np.zeros(WIDTH, dtype=np.bool_),
         np.zeros(WIDTH),
         np.zeros(WIDTH),
         np.zeros(1, dtype=np.int64),
@@ -90,7 +93,6 @@ def _new_lanes():
     vector = splat(0.0)
     return Lanes(
         np.full(WIDTH, NONE),
-        np.zeros(WIDTH, dtype=np.bool_),
         np.zeros(WIDTH, dtype=np.int64),
         np.zeros(WIDTH, dtype=np.bool_),
         np.zeros(WIDTH),
@@ -118,6 +120,16 @@ def _put_problem(problem, wide, lane, with_rows):
     put(problem.unit, wide.unit, lane)
     put(problem.unit_d, wide.unit_d, lane)
     put_scales(problem, wide, lane)
+
+
+@kernel
+def _share_rows(ws, data, scaling, wide):
+    """Scale A and C of all samples, which share them, and copy them to all lanes."""
+    qp = sample_data(data, 0)
+    copy_scaling(ws.pattern, scaling, 0, qp.H, qp.A, qp.C, ws.system.abort, ws.problem)
+    scale_rows(ws.pattern, qp.A, qp.C, ws.problem)
+    spread(ws.problem.A, wide.problem.A)
+    spread(ws.problem.C, wide.problem.C)
 
 
 @kernel
@@ -329,15 +341,11 @@ def _fill(ws, waiting, queue, data, scaling, warm, options, end, own_rows, out):
         queue.following[0] += 1
         if out.status[k] != NOT_RUN or not starts_cold(warm, k):
             continue
-        place = queue.length[0]
-        # A shared scaling belongs to matrices that are shared.
-        with_rows = own_rows or not queue.seen[place]
         qp = sample_data(data, k)
         find_scaling(ws.pattern, scaling, k, qp.H, qp.A, qp.C, ws.system.abort, ws.problem)
-        scale_problem(ws.pattern, qp, ws.problem, with_rows)
-        _put_problem(ws.problem, waiting.problem, place, with_rows)
-        queue.sample[place] = k
-        queue.seen[place] = True
+        scale_problem(ws.pattern, qp, ws.problem, own_rows)
+        _put_problem(ws.problem, waiting.problem, queue.length[0], own_rows)
+        queue.sample[queue.length[0]] = k
         queue.length[0] += 1
     if queue.length[0] > 0:
         regularise(waiting)
@@ -355,7 +363,6 @@ def _occupy(queue, place, lanes, lane, loose, out):
     """Note of a QP of the queue that it is in a lane."""
     k = queue.sample[place]
     lanes.sample[lane] = k
-    lanes.seen[lane] = True
     lanes.total[lane] = queue.total[place]
     lanes.count[lane] = queue.count[place]
     lanes.idle[lane] = 0
@@ -375,7 +382,6 @@ def _start_in_place(
     for lane in range(queue.length[0]):
         _occupy(queue, lane, lanes, lane, loose, out)
     queue.length[0] = 0
-    queue.seen[:] = False
 
 
 @kernel
@@ -383,7 +389,7 @@ def _enter(waiting, queue, wide, lane, lanes, loose, own_rows, out):
     """Move the last QP of the queue to a lane."""
     queue.length[0] -= 1
     place = queue.length[0]
-    _move_qp(waiting, place, wide, lane, own_rows or not lanes.seen[lane])
+    _move_qp(waiting, place, wide, lane, own_rows)
     _occupy(queue, place, lanes, lane, loose, out)
 
 
@@ -415,11 +421,16 @@ def solve_lanes_range(
     queue = _new_queue(begin)
     aim = aim_at(options, AIM, options.gap_rounding)
     loose = max(LEAST_LOOSE, HOLD / options.eps_abs)
+    # A shared scaling belongs to matrices that are shared.
     own_rows = len(scaling.D) != 1
+    if not own_rows:
+        _share_rows(ws, data, scaling, wide)
     _start_in_place(ws, wide, queue, lanes, data, scaling, warm, aim, end, own_rows, loose, out)
     waiting = wide
     if queue.following[0] < end:
         waiting = new_workspace(splat(0.0), pattern, factor, entries, abort)
+        if not own_rows:
+            _share_rows(ws, data, scaling, waiting)
     while True:
         used = 0
         for lane in range(WIDTH):
