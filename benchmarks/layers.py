@@ -114,6 +114,11 @@ class Measurement:
         self.samples.setdefault(f"{name}_wall", []).append(time.perf_counter() - wall)
         self.samples.setdefault(f"{name}_process", []).append(time.process_time() - process)
 
+    def subtract(self, name: str, part: str) -> None:
+        """Take the last time of another step, which it contains, from the last one of a step."""
+        for clock in ("wall", "process"):
+            self.samples[f"{name}_{clock}"][-1] -= self.samples[f"{part}_{clock}"][-1]
+
     def judge(self, problem: Problem, reference: Reference, peer: Peer) -> None:
         """Keep the worst of the errors so far, NaN being the worst of all."""
         point = peer.point()
@@ -178,6 +183,8 @@ def measure(
         for _ in range(steps):
             measurement.time_step("forward", peer.forward)
             measurement.time_step("backward", peer.backward)
+            if peer.whole:
+                measurement.subtract("backward", "forward")
             if time.perf_counter() - begin > TURN:
                 break
         spent[name] += time.perf_counter() - begin

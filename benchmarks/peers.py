@@ -23,7 +23,12 @@ PROXSUITE_EPS_PRIMAL_INF = 1e-13
 
 
 class Peer(Protocol):
-    """A layer with its data: each step is timed; the results are read outside the clock."""
+    """A layer with its data: each step is timed; the results are read outside the clock.
+
+    whole: whether `backward` takes the forward step anew, whose time is then subtracted.
+    """
+
+    whole: bool
 
     def forward(self) -> None:
         """Solve, evaluate the loss and keep what the backward step needs."""
@@ -39,7 +44,7 @@ class Peer(Protocol):
 
 
 class TensorFlowLayer:
-    """`tf_layer.solve_qp` under a gradient tape, eager or as a graph, or `tf_layer.QPLayer`."""
+    """`tf_layer.solve_qp` or `tf_layer.QPLayer`, eager under a gradient tape, or a whole step as a graph."""
 
     def __init__(
         self, problem: Problem, eps: float, form: Literal["eager", "graph", "layer"]
@@ -67,23 +72,41 @@ class TensorFlowLayer:
                 out = solve_qp(**given, **constants, settings=settings)
             return out.x, out.y, out.z, out.z_box
 
+        target = tf.constant(problem.target)
+
+        def evaluate(*values: Any) -> tuple[tuple[Any, ...], Any]:
+            out = solve(*values)
+            return out, tf.reduce_sum(tf.math.squared_difference(out[0], target))
+
+        def differentiate(*values: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(values)
+                _, loss = evaluate(*values)
+            return tape.gradient(loss, values)
+
+        self.whole = form == "graph"
         self._tf = tf
-        self._solve = tf.function(solve) if form == "graph" else solve
+        self._evaluate: Any = tf.function(evaluate) if self.whole else evaluate
+        self._differentiate = tf.function(differentiate)
         self._names = inputs
         self._inputs = [tf.constant(getattr(problem, name)) for name in inputs]
-        self._target = tf.constant(problem.target)
         self._bounded = problem.bounded
 
     def forward(self) -> None:
         """Solve and evaluate the loss."""
+        if self.whole:
+            self._out, _ = self._evaluate(*self._inputs)
+            return
         with self._tf.GradientTape() as self._tape:
             self._tape.watch(self._inputs)
-            self._out = self._solve(*self._inputs)
-            self._loss = self._tf.reduce_sum((self._out[0] - self._target) ** 2)
+            self._out, self._loss = self._evaluate(*self._inputs)
 
     def backward(self) -> None:
-        """Differentiate the loss."""
-        self._gradients = self._tape.gradient(self._loss, self._inputs)
+        """Differentiate the loss, after all that `forward` does where the step is whole."""
+        if self.whole:
+            self._gradients = self._differentiate(*self._inputs)
+        else:
+            self._gradients = self._tape.gradient(self._loss, self._inputs)
 
     def point(self) -> Point:
         """Read the solution."""
@@ -102,6 +125,8 @@ class TorchLayer:
     data: H, g, A, b and the rows G, lower, upper, as tensors, all inputs with a batch axis; C and u,
     where they are inputs, are G and upper. names: of the inputs, unless they are the problem's.
     """
+
+    whole = False
 
     def __init__(
         self,
@@ -179,7 +204,7 @@ def eager_layer(problem: Problem, eps: float) -> Peer:
 
 
 def graph_layer(problem: Problem, eps: float) -> Peer:
-    """Build the layer of this project in a `tf.function`."""
+    """Build a training step with the layer of this project in a `tf.function`."""
     return TensorFlowLayer(problem, eps, "graph")
 
 
@@ -339,7 +364,11 @@ class PeerEntry:
 OURS = "nbqp"
 PEERS = {
     OURS: PeerEntry(eager_layer, "tf_layer.solve_qp, eager under a gradient tape."),
-    "nbqp, graph": PeerEntry(graph_layer, "The same in a tf.function."),
+    "nbqp, graph": PeerEntry(
+        graph_layer,
+        "A whole step, loss and tape included, in a tf.function, as Keras trains; backward is what it takes longer "
+        "than a tf.function of the forward step.",
+    ),
     "ProxSuite": PeerEntry(
         proxsuite_layer,
         "QPLayer in float64; bounds as inequality rows, since its backward pass crashes on boxes; "
