@@ -19,7 +19,7 @@ from nbqp.watch import OutOfTime, Watch
 
 KEPT = 32
 """So many analyses are kept, the latest ones."""
-ENTRIES_KEPT = 500_000
+ENTRIES_KEPT = 1_000_000
 """Entries of H, A and C that all patterns which are kept have together, at most."""
 ANALYSIS_ENTRY, ANALYSIS_ROW = 48, 200
 """Bytes that an analysis takes for every entry of H, A and C, and for every row of the KKT matrix."""

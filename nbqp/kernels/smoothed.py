@@ -51,13 +51,13 @@ from nbqp.kernels.status import (
 from nbqp.kernels.subproblem import direction_products
 
 # Residuals below which the phase hands over to the semismooth one.
-HAND_OVER = 1e-5
+HAND_OVER = 1e-7
 # rho and mu are lowered to the floor where their terms hold a residual up, which refinement can still
 # make good, and raised to the ceiling where a direction failed.
 REGULARISATION_FLOOR = 1e-14
 REGULARISATION_CEILING = 1e-4
 # The share of the way to the boundary that a step goes.
-TO_BOUNDARY = 0.99
+TO_BOUNDARY = 0.995
 # The share of a residual, or of its tolerance, that may remain as an error of a direction, which the next
 # one corrects.
 ERROR_SHARE = 1e-2

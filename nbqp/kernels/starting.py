@@ -19,8 +19,8 @@ MU_START = 1e-8
 START_TOLERANCE = 1e-11
 # Mehrotra's shifts of the first slacks and multipliers, and the least that they come to where the
 # least-squares point meets every side or has no multiplier at all.
-OUTWARD = 1.5
-BALANCE = 0.5
+OUTWARD = 1.1
+BALANCE = 0.1
 LEAST_START = 1e-2
 # The least slacks and multipliers of a warm start.
 INTERIOR = 0.1

@@ -33,8 +33,8 @@ def sudoku_shaped(curvature: float, feasible: bool) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "settings", "most"),
     [
-        (sudoku_shaped(0.1, True), EPS, 10.0),
-        (sudoku_shaped(0.0, True), EPS, 11.5),
+        (sudoku_shaped(0.1, True), EPS, 9.6),
+        (sudoku_shaped(0.0, True), EPS, 10.8),
         (sudoku_shaped(0.0, False), CLOSEST, 25.0),
     ],
     ids=["qp", "lp", "closest"],
@@ -86,7 +86,7 @@ def test_factorisations_of_varied_problems() -> None:
 
 
 def test_single_dense_programs_end_with_a_step_for_the_sides_that_hold() -> None:
-    """10 steps; where the sides were sought at residuals of 1e-5, by semismooth steps, 12."""
+    """10 steps at most; where the sides were sought at residuals of 1e-5, by semismooth steps, 12."""
     counts = []
     for seed in range(7):
         rng = np.random.default_rng(seed)
@@ -98,7 +98,8 @@ def test_single_dense_programs_end_with_a_step_for_the_sides_that_hold() -> None
         worst = max(found.primal_residual(), found.dual_residual(), abs(found.duality_gap()))
         assert worst <= EPS.eps_abs
         counts.append(found.info.iter)
-    assert np.median(counts) <= 11
+    assert np.median(counts) <= 10
+    assert max(counts) <= 12
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy allocates where kernels do not")
