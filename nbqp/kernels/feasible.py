@@ -5,6 +5,7 @@ from __future__ import annotations
 from nbqp.kernels.barrier import round_multipliers
 from nbqp.kernels.holding import HOLD, finish_by_holding
 from nbqp.kernels.jit import kernel
+from nbqp.kernels.number import where
 from nbqp.kernels.residuals import (
     measure,
     set_aims,
@@ -169,7 +170,7 @@ def _solve_warm(ws, options):
         copy_point(ws.start, ws.it)
         limits.max_steps[0] = min(max_steps, limits.steps[0] + WARM_SMOOTHED_STEPS)
         regularise(ws)
-        restart_smoothed(ws)
+        restart_smoothed(ws, True)
         code = _smoothed_then_semismooth(ws, options)
     limits.max_steps[0] = max_steps
     return code
@@ -188,22 +189,23 @@ def _score(ws, options, point):
 
 
 @kernel
-def _drop_slack_multipliers(problem, it):
+def drop_slack_multipliers(problem, it):
     """Set multipliers smaller than their slacks to 0: derivatives take a row that has one for active."""
     lo = problem.lo
     hi = problem.hi
     v = it.v
     z = it.z
     for i in range(len(z)):
-        if hi[i] - v[i] > z[i] > 0.0 or v[i] - lo[i] > -z[i] > 0.0:
-            z[i] = 0.0
+        upper = (z[i] > 0.0) & (hi[i] - v[i] > z[i])
+        lower = (z[i] < 0.0) & (v[i] - lo[i] > -z[i])
+        z[i] = where(upper | lower, 0.0, z[i])
 
 
 @kernel
 def solve_feasible(ws, options, warm):
     """The phases that the method asks for; ws.it is 0, or a start if `warm`. Returns a code."""
     if warm:
-        _drop_slack_multipliers(ws.problem, ws.it)
+        drop_slack_multipliers(ws.problem, ws.it)
         score = _score(ws, options, ws.it)
         if score <= 1.0:
             copy_point(ws.it, ws.best)

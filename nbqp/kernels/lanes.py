@@ -64,3 +64,15 @@ def take_scales(wide, lane, problem):
     take(wide.E, lane, problem.E)
     take(wide.F, lane, problem.F)
     take(wide.cost, lane, problem.cost)
+
+
+@kernel
+def move_iterate(it, lane, target, into):
+    """Move a point and its products to a lane of another iterate."""
+    move(it.x, lane, target.x, into)
+    move(it.y, lane, target.y, into)
+    move(it.z, lane, target.z, into)
+    move(it.Hx, lane, target.Hx, into)
+    move(it.dual, lane, target.dual, into)
+    move(it.e, lane, target.e, into)
+    move(it.v, lane, target.v, into)

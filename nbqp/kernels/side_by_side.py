@@ -16,19 +16,13 @@ from nbqp.kernels.dense import copy
 from nbqp.kernels.feasible import LEAST_LOOSE, TIGHTER
 from nbqp.kernels.holding import HOLD, hold_sides, sides_are_clear
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.lanes import move, put, put_scales, spread, take, take_scales
+from nbqp.kernels.lane_problem import put_problem, share_rows, write_lane
+from nbqp.kernels.lanes import move, move_iterate
 from nbqp.kernels.number import lanes_of, zeros
-from nbqp.kernels.proxqp import AIM, aim_at, starts_cold
-from nbqp.kernels.residuals import exact_residuals, set_tolerances, worst_ratio
-from nbqp.kernels.scaling import (
-    copy_scaling,
-    find_scaling,
-    scale_problem,
-    scale_rows,
-    unscale_point,
-)
+from nbqp.kernels.proxqp import AIM, aim_at
+from nbqp.kernels.scaling import find_scaling, scale_problem
 from nbqp.kernels.smoothed import WITHIN, measure_point, take_step
-from nbqp.kernels.starting import regularise, start_smoothed
+from nbqp.kernels.starting import regularise, restart_smoothed, start_smoothed
 from nbqp.kernels.state import new_workspace
 from nbqp.kernels.status import CONVERGED, NOT_RUN
 from nbqp.kernels.struct import struct
@@ -42,6 +36,7 @@ from nbqp.kernels.structure import (
     sample_data,
 )
 from nbqp.kernels.vector import WIDTH, load, splat, store
+from nbqp.kernels.warm_lanes import put_start, try_warm_starts
 
 # Steps after which a QP is left to `proxqp`, or after more than so many in which no residual has improved
 # on its lowest by a tenth.
@@ -71,6 +66,7 @@ class Queue:
     """QPs that have been started, the last of which enters a lane first."""
 
     sample: Ints  # (WIDTH,)
+    near: Floats  # (WIDTH,) 1 where it starts at the user's point, else 0
     total: Floats  # (WIDTH,) what `measure_point` has returned
     count: Floats
     length: Ints  # (1,)
@@ -81,6 +77,7 @@ class Queue:
 def _new_queue(begin):
     return Queue(
         np.full(WIDTH, NONE),
+        np.zeros(WIDTH),
         np.zeros(WIDTH),
         np.zeros(WIDTH),
         np.zeros(1, dtype=np.int64),
@@ -106,45 +103,6 @@ def _new_lanes():
 
 
 @kernel
-def _put_problem(problem, wide, lane, with_rows):
-    """Copy a scaled QP to a lane; with_rows: A and C as well."""
-    put(problem.H, wide.H, lane)
-    if with_rows:
-        put(problem.A, wide.A, lane)
-        put(problem.C, wide.C, lane)
-    put(problem.g, wide.g, lane)
-    put(problem.b, wide.b, lane)
-    put(problem.lo, wide.lo, lane)
-    put(problem.hi, wide.hi, lane)
-    put(problem.unit_e, wide.unit_e, lane)
-    put(problem.unit, wide.unit, lane)
-    put(problem.unit_d, wide.unit_d, lane)
-    put_scales(problem, wide, lane)
-
-
-@kernel
-def _share_rows(ws, data, scaling, wide):
-    """Scale A and C of all samples, which share them, and copy them to all lanes."""
-    qp = sample_data(data, 0)
-    copy_scaling(ws.pattern, scaling, 0, qp.H, qp.A, qp.C, ws.system.abort, ws.problem)
-    scale_rows(ws.pattern, qp.A, qp.C, ws.problem)
-    spread(ws.problem.A, wide.problem.A)
-    spread(ws.problem.C, wide.problem.C)
-
-
-@kernel
-def _move_iterate(it, lane, target, into):
-    """Move a point and its products to a lane of another iterate."""
-    move(it.x, lane, target.x, into)
-    move(it.y, lane, target.y, into)
-    move(it.z, lane, target.z, into)
-    move(it.Hx, lane, target.Hx, into)
-    move(it.dual, lane, target.dual, into)
-    move(it.e, lane, target.e, into)
-    move(it.v, lane, target.v, into)
-
-
-@kernel
 def _move_qp(waiting, lane, wide, into, with_rows):
     """Move a QP that has been started, its point and what has been measured of it, to another lane."""
     problem = waiting.problem
@@ -166,7 +124,7 @@ def _move_qp(waiting, lane, wide, into, with_rows):
     move(problem.unit, lane, target.unit, into)
     move(problem.unit_d, lane, target.unit_d, into)
     move(problem.cost, lane, target.cost, into)
-    _move_iterate(waiting.it, lane, wide.it, into)
+    move_iterate(waiting.it, lane, wide.it, into)
     move(waiting.barrier.s_lo, lane, wide.barrier.s_lo, into)
     move(waiting.barrier.z_lo, lane, wide.barrier.z_lo, into)
     move(waiting.barrier.s_hi, lane, wide.barrier.s_hi, into)
@@ -182,45 +140,6 @@ def _move_qp(waiting, lane, wide, into, with_rows):
     move(waiting.work.res, lane, wide.work.res, into)
     move(waiting.work.tol, lane, wide.work.tol, into)
     move(waiting.work.lowest, lane, wide.work.lowest, into)
-
-
-@kernel
-def _take_point(wide, lane, ws):
-    """Copy a point, its products and what its residuals are measured by, without the matrices."""
-    problem = wide.problem
-    target = ws.problem
-    take(problem.g, lane, target.g)
-    take(problem.b, lane, target.b)
-    take(wide.norm.lo, lane, target.lo)
-    take(wide.norm.hi, lane, target.hi)
-    take(problem.unit_e, lane, target.unit_e)
-    take(problem.unit, lane, target.unit)
-    take(problem.unit_d, lane, target.unit_d)
-    take_scales(problem, lane, target)
-    take(wide.it.x, lane, ws.it.x)
-    take(wide.it.y, lane, ws.it.y)
-    take(wide.it.z, lane, ws.it.z)
-    take(wide.it.Hx, lane, ws.it.Hx)
-    take(wide.it.dual, lane, ws.it.dual)
-    take(wide.it.e, lane, ws.it.e)
-    take(wide.it.v, lane, ws.it.v)
-
-
-@kernel
-def _write(ws, qp, options, k, out):
-    """Write ws.it as the point of sample k; returns its largest residual, relative to its tolerance.
-
-    The gap always counts: without it, a multiplier might hold on to the wrong side, or to an absent one.
-    """
-    x = out.x[k]
-    y = out.y[k]
-    z = out.z[k]
-    z_box = out.z_box[k]
-    res = out.residuals[k]
-    unscale_point(ws.pattern, ws.problem, ws.it, x, y, z, z_box)
-    exact_residuals(ws.pattern, qp, x, y, z, z_box, out.s_e[k], out.s_i[k], out.s_box[k], res)
-    set_tolerances(ws.pattern, ws.problem, ws.it, options, ws.work.tol)
-    return worst_ratio(res, ws.work.tol, len(res))
 
 
 @kernel
@@ -245,7 +164,7 @@ def _hold_active_sides(wide, lane, lanes):
     The QP's own sides are those of wide.norm.
     """
     hold_sides(*_sides(wide), lane, WIDTH)
-    _move_iterate(wide.it, lane, wide.saved, lane)
+    move_iterate(wide.it, lane, wide.saved, lane)
     move(wide.work.res, lane, lanes.kept_res, lane)
     move(wide.work.tol, lane, lanes.kept_tol, lane)
     # Only errors within the tolerances will do.
@@ -265,7 +184,7 @@ def _go_back(wide, lane, lanes):
     """
     move(wide.norm.lo, lane, wide.problem.lo, lane)
     move(wide.norm.hi, lane, wide.problem.hi, lane)
-    _move_iterate(wide.saved, lane, wide.it, lane)
+    move_iterate(wide.saved, lane, wide.it, lane)
     move(lanes.kept_res, lane, wide.work.res, lane)
     move(lanes.kept_tol, lane, wide.work.tol, lane)
     lanes.total[lane] = lanes.kept_total[lane]
@@ -298,8 +217,7 @@ def _judge(ws, wide, lane, lanes, data, options, abort, out):
     out.factorizations[k] += 1
     worst = 0.0
     if lanes.holding[lane]:
-        _take_point(wide, lane, ws)
-        if _write(ws, sample_data(data, k), options, k, out) <= 1.0:
+        if write_lane(wide, lane, ws, data, options, k, out) <= 1.0:
             out.status[k] = CONVERGED
             lanes.sample[lane] = NONE
             return
@@ -312,8 +230,7 @@ def _judge(ws, wide, lane, lanes, data, options, abort, out):
     stuck = lanes.idle[lane] > PATIENCE or out.iter[k] >= MOST_STEPS or not worst < np.inf
     if stuck or abort[0] != 0:
         # What there is, should the time be over before another kernel takes it up.
-        _take_point(wide, lane, ws)
-        _write(ws, sample_data(data, k), options, k, out)
+        write_lane(wide, lane, ws, data, options, k, out)
         lanes.sample[lane] = NONE
 
 
@@ -334,18 +251,40 @@ def _measure(wide, options, total, count):
 
 
 @kernel
-def _fill(ws, waiting, queue, data, scaling, warm, options, end, own_rows, out):
-    """Scale the next QPs, up to eight, start the smoothed phase of all, and measure their first points."""
+def _go_near(waiting, queue):
+    """Start those of the queue that are near the user's points, which `saved` has, there instead."""
+    some = False
+    for lane in range(queue.length[0]):
+        if queue.near[lane] > 0.0:
+            some = True
+            move(waiting.saved.x, lane, waiting.it.x, lane)
+            move(waiting.saved.y, lane, waiting.it.y, lane)
+            move(waiting.saved.z, lane, waiting.it.z, lane)
+    if some:
+        restart_smoothed(waiting, load(queue.near, 0) > 0.0)
+
+
+@kernel
+def _fill(ws, waiting, queue, data, scaling, warm, near, options, end, own_rows, out):
+    """Scale the next QPs, up to eight, start the smoothed phase of all, and measure their first points.
+
+    Those that are `near` start at the user's points.
+    """
     while queue.length[0] < WIDTH and queue.following[0] < end:
         k = queue.following[0]
         queue.following[0] += 1
-        if out.status[k] != NOT_RUN or not starts_cold(warm, k):
+        if out.status[k] != NOT_RUN:
             continue
         qp = sample_data(data, k)
         find_scaling(ws.pattern, scaling, k, qp.H, qp.A, qp.C, ws.system.abort, ws.problem)
         scale_problem(ws.pattern, qp, ws.problem, own_rows)
-        _put_problem(ws.problem, waiting.problem, queue.length[0], own_rows)
-        queue.sample[queue.length[0]] = k
+        place = queue.length[0]
+        put_problem(ws.problem, waiting.problem, place, own_rows)
+        queue.sample[place] = k
+        queue.near[place] = 0.0
+        if len(near) > 0 and near[k]:
+            queue.near[place] = 1.0
+            put_start(ws, warm, k, waiting.saved, place)
         queue.length[0] += 1
     if queue.length[0] > 0:
         regularise(waiting)
@@ -354,6 +293,7 @@ def _fill(ws, waiting, queue, data, scaling, warm, options, end, own_rows, out):
             # They have no first points.
             queue.length[0] = 0
             return
+        _go_near(waiting, queue)
         _measure(waiting, options, queue.total, queue.count)
         waiting.work.lowest[:] = np.inf
 
@@ -368,15 +308,15 @@ def _occupy(queue, place, lanes, lane, loose, out):
     lanes.idle[lane] = 0
     lanes.holding[lane] = False
     lanes.loose[lane] = loose
-    out.factorizations[k] = 1
+    out.factorizations[k] += 1
 
 
 @kernel
 def _start_in_place(
-    ws, wide, queue, lanes, data, scaling, warm, options, end, own_rows, loose, out
+    ws, wide, queue, lanes, data, scaling, warm, near, options, end, own_rows, loose, out
 ):
     """Start the first QPs in the lanes themselves, and empty the queue."""
-    _fill(ws, wide, queue, data, scaling, warm, options, end, own_rows, out)
+    _fill(ws, wide, queue, data, scaling, warm, near, options, end, own_rows, out)
     copy(wide.problem.lo, wide.norm.lo)
     copy(wide.problem.hi, wide.norm.hi)
     for lane in range(queue.length[0]):
@@ -424,19 +364,26 @@ def solve_lanes_range(
     # A shared scaling belongs to matrices that are shared.
     own_rows = len(scaling.D) != 1
     if not own_rows:
-        _share_rows(ws, data, scaling, wide)
-    _start_in_place(ws, wide, queue, lanes, data, scaling, warm, aim, end, own_rows, loose, out)
+        share_rows(ws, data, scaling, wide)
+    near = np.zeros(len(out.x) if len(warm.x) > 0 else 0, dtype=np.bool_)
+    if len(warm.x) > 0:
+        try_warm_starts(
+            ws, wide, data, scaling, warm, aim, options, begin, end, own_rows, near, out
+        )
+    _start_in_place(
+        ws, wide, queue, lanes, data, scaling, warm, near, aim, end, own_rows, loose, out
+    )
     waiting = wide
     if queue.following[0] < end:
         waiting = new_workspace(splat(0.0), pattern, factor, entries, abort)
         if not own_rows:
-            _share_rows(ws, data, scaling, waiting)
+            share_rows(ws, data, scaling, waiting)
     while True:
         used = 0
         for lane in range(WIDTH):
             if lanes.sample[lane] == NONE:
                 if queue.length[0] == 0 and abort[0] == 0:
-                    _fill(ws, waiting, queue, data, scaling, warm, aim, end, own_rows, out)
+                    _fill(ws, waiting, queue, data, scaling, warm, near, aim, end, own_rows, out)
                 if queue.length[0] > 0:
                     _enter(waiting, queue, wide, lane, lanes, loose, own_rows, out)
                 else:

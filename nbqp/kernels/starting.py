@@ -147,8 +147,11 @@ def start_smoothed(ws):
 
 
 @kernel
-def restart_smoothed(ws):
-    """Start at ws.it, with slacks and multipliers of at least INTERIOR: sides that hold may change."""
+def restart_smoothed(ws, chosen):
+    """Start at ws.it, with slacks and multipliers of at least INTERIOR: sides that hold may change.
+
+    chosen: whether to, or which of eight do; slacks and multipliers of the others stay.
+    """
     problem = ws.problem
     it = ws.it
     barrier = ws.barrier
@@ -163,9 +166,12 @@ def restart_smoothed(ws):
     forget_step(barrier)
     update_products(ws.pattern, problem, it)
     for i in range(len(z)):
-        if lo[i] < hi[i]:
-            # As in `start_smoothed`, an infinite side has z = 0.
-            s_lo[i] = max(v[i] - lo[i], INTERIOR) if lo[i] > -np.inf else INTERIOR
-            s_hi[i] = max(hi[i] - v[i], INTERIOR) if hi[i] < np.inf else INTERIOR
-            z_lo[i] = max(-z[i], INTERIOR) if lo[i] > -np.inf else 0.0
-            z_hi[i] = max(z[i], INTERIOR) if hi[i] < np.inf else 0.0
+        below, above = sides(lo[i], hi[i])
+        changes = chosen & (lo[i] < hi[i])
+        # As in `start_smoothed`, an infinite side has z = 0.
+        slack = where(below, maximum(v[i] - lo[i], INTERIOR), INTERIOR)
+        s_lo[i] = where(changes, slack, s_lo[i])
+        slack = where(above, maximum(hi[i] - v[i], INTERIOR), INTERIOR)
+        s_hi[i] = where(changes, slack, s_hi[i])
+        z_lo[i] = where(changes, where(below, maximum(-z[i], INTERIOR), 0.0), z_lo[i])
+        z_hi[i] = where(changes, where(above, maximum(z[i], INTERIOR), 0.0), z_hi[i])

@@ -1,4 +1,4 @@
-"""One case, solved alone, in a batch and from a warm start, judged, and differentiated."""
+"""One case, solved alone and in a batch, cold and from a warm start, judged, and differentiated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GIVEN_UP = ("NUMERICAL_ERROR", "MAX_ITER_REACHED")
 class Verdict:
     """What came of a case.
 
-    status: by name, of the single solve and, where they differ, in a batch and from a warm start. feasible:
+    status: by name, of the single solve and, where they differ, in a batch and from warm starts. feasible:
     whether a solution is known that doubles can hold: planted, or found by any solver where neither
     a contradiction was planted nor a proof says that the objective falls for ever. flawed: whether that
     there is none was planted, told: whether the solver says so, or found a point within the tolerances. apart: that of the case.
@@ -72,7 +72,17 @@ def run_case(case: Case, with_gradient: bool = False) -> Verdict:
     others = opinions(case)
     start = _beside(single)
     warm = nbqp.solve_qp(**args, settings=settings, warm_start=start)
-    results = (("", single), ("in a batch: ", first), ("from a warm start: ", warm))
+    starts = tuple(np.stack(SAMPLES * [part]) for part in start)
+    warm_batch = nbqp.solve_batch(**_stacked(case.data), settings=settings, warm_start=starts)
+    warm_first = _Sample(warm_batch, 0)
+    if not warm_first.is_same(_Sample(warm_batch, SAMPLES - 1)):
+        faults.append("two equal samples of a batch from a warm start differ")
+    results = (
+        ("", single),
+        ("in a batch: ", first),
+        ("from a warm start: ", warm),
+        ("in a batch from a warm start: ", warm_first),
+    )
     for where, found in results:
         faults += (where + fault for fault in _faults(case, found, others))
     statuses = [found.status.name for _, found in results]
