@@ -332,7 +332,8 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         known = tf.where(index >= 0)[:, 0]
         places = tf.gather(index, known)[:, tf.newaxis]
         for part, values in zip(self.memory, solution, strict=False):
-            if part.shape[1] > 0:
+            # Where Keras traces a model to build it, a weight has a value that nothing can be assigned to.
+            if part.shape[1] > 0 and hasattr(part.value, "scatter_nd_update"):
                 values = tf.cast(tf.stop_gradient(tf.gather(values, known)), part.dtype)
                 part.value.scatter_nd_update(places, values)
 
