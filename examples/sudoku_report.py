@@ -92,7 +92,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._progress.console.print(
             f"epoch {epoch + 1:2d}  loss {row['train_loss']:.1e} test {row['test_loss']:.1e}"
             f"  wrong {row['test_wrong']:4d} differs {row['test_differs']:4d}{violation}"
-            f"  unsolved {row['unsolved']}  {row['seconds']:.1f} s",
+            f"  steps {row['newton_steps']:.1f}  unsolved {row['unsolved']}  {row['seconds']:.1f} s",
             highlight=False,
             soft_wrap=True,
         )

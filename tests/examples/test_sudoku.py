@@ -79,6 +79,27 @@ def test_a_short_training_learns_and_leaves_its_files(layer: str, tmp_path: path
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_boards_start_at_their_solutions_of_the_epoch_before(tmp_path: pathlib.Path) -> None:
+    """A that hardly moves leaves little to do, and test boards, which are not remembered, take as much as ever."""
+    arguments = [
+        "--boards",
+        "400",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "50",
+        "--learning-rate",
+        "1e-6",
+    ]
+    assert main([*arguments, "--warm-start", "--out", str(tmp_path)]) == 0
+    history = json.loads((tmp_path / "history.json").read_text())
+    first, *later = history["newton_steps"]
+    assert first > 6.0
+    assert max(later) <= 1.5
+    assert history["unsolved"] == history["test_unsolved"] == [0, 0, 0]
+    assert np.load(tmp_path / "predictions.npy").shape == (40, 4, 4, 4)
+
+
 @pytest.mark.parametrize("layer", RECIPES)
 def test_the_violation_is_that_of_the_learned_rows(layer: str) -> None:
     """The shift of b = 1 where rows contradict each other; nothing where b follows A."""
