@@ -100,7 +100,15 @@ def locate_entries(pattern, factor):
     for J in range(len(factor.first) - 1):
         for k in range(factor.first[J], factor.first[J + 1]):
             panel[factor.perm[k]] = J
-    return Entries(H, A, C, diagonal, panel)
+    # With one more on either side, so that each run of others has two ends.
+    taken = np.zeros(factor.val_ptr[len(factor.first) - 1] + 2, dtype=np.bool_)
+    taken[0] = taken[len(taken) - 1] = True
+    for places in (H, A, C):
+        for place in places:
+            if place >= 0:
+                taken[place + 1] = True
+    gaps = np.flatnonzero(taken[1:] != taken[: len(taken) - 1])
+    return Entries(H, A, C, diagonal, panel, gaps)
 
 
 @kernel
@@ -241,7 +249,9 @@ def _factor_lanes(pattern, factor, entries, H, A, C, system):
     L = system.L
     diagonal = system.permuted
     places = entries.diagonal
-    L[:] = 0.0
+    gaps = entries.gaps
+    for k in range(0, len(gaps), 2):
+        L[gaps[k] : gaps[k + 1]] = 0.0
     _place(entries.H, H, L)
     _place(entries.A, A, L)
     _place(entries.C, C, L)

@@ -144,6 +144,7 @@ class Entries(NamedTuple):
     C: Ints
     diagonal: Ints  # by original index: n variables, n_eq equalities, n_in inequalities
     panel: Ints  # which one eliminates it, by original index
+    gaps: Ints  # where no entry of H, A or C stands: the begin and the end of each run of values
 
 
 PatternReference = reference(Pattern)
