@@ -25,11 +25,9 @@ from benchmarks.arrays import Floats
 from benchmarks.cartpole_layers import SIMULATORS, Rollout, Simulate
 from benchmarks.peers import OURS, import_tensorflow
 from benchmarks.report import (
-    machine_facts,
     markdown_table,
     median,
-    now,
-    revision,
+    new_record,
     show,
     use_one_core,
     versions,
@@ -112,7 +110,8 @@ def table_rows(trainings: dict[str, Training]) -> list[list[str]]:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Train through every layer; the record for JSON and the report in Markdown."""
-    core, plant = use_one_core(), CartPole()
+    use_one_core()
+    plant = CartPole()
     import_tensorflow()
     trainings = {
         name: Training(build(plant, args.eps_abs))
@@ -135,12 +134,9 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             print(f"epoch {epoch + 1}/{args.epochs}: {losses}", file=sys.stderr)
     rows = table_rows(trainings)
     ours = trainings[OURS].rollouts
+    settings = {**vars(args), "threads": 1, "horizon": HORIZON}
     record = {
-        "benchmark": "cartpole",
-        "date": now(),
-        "machine": {**machine_facts(), "core": core},
-        "versions": {"nbqp": f"{nbqp.__version__} ({revision()})", **versions(PACKAGES)},
-        "settings": {**vars(args), "threads": 1, "horizon": HORIZON},
+        **new_record("cartpole", versions(PACKAGES), settings),
         "first_gradient_error": {
             name: float(np.abs(t.rollouts[0].gradient - ours[0].gradient).max())
             / float(np.abs(ours[0].gradient).max())

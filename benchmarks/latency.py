@@ -19,18 +19,15 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-import nbqp
 from benchmarks import control, layers, sequences
 from benchmarks.batches import SEED, Problem, random_dense
 from benchmarks.judge import dense_reference
 from benchmarks.peers import PEERS as LAYERS
 from benchmarks.peers import PeerEntry, keras_layer
 from benchmarks.report import (
-    machine_facts,
+    headline,
     markdown_table,
-    now,
-    revision,
-    use_one_core,
+    new_record,
     versions,
     write_json,
 )
@@ -67,13 +64,8 @@ def layer_qp() -> Problem:
 
 def run(repeats: int) -> tuple[dict[str, Any], str]:
     """Measure solvers and layers; the record for JSON and the report in Markdown."""
-    record: dict[str, Any] = {
-        "benchmark": "latency",
-        "date": now(),
-        "machine": {**machine_facts(), "core": use_one_core()},
-        "versions": {"nbqp": f"{nbqp.__version__} ({revision()})", **versions(PACKAGES)},
-        "settings": {"threads": 1, "repeats": repeats, "eps_abs": EPS, "n": SIZE},
-    }
+    settings = {"threads": 1, "repeats": repeats, "eps_abs": EPS, "n": SIZE}
+    record = new_record("latency", versions(PACKAGES), settings)
     turns = max(1, repeats // STEPS)
     found = sequences.measure(solver_qps(STEPS), EPS, turns, SOLVERS)
     problem = layer_qp()
@@ -81,9 +73,8 @@ def run(repeats: int) -> tuple[dict[str, Any], str]:
     measured = layers.measure(problem, dense_reference(problem), EPS, turns, peers, steps=STEPS)
     record["solvers"] = [dataclasses.asdict(one) for one in found]
     record["layers"] = [dataclasses.asdict(one) for one in measured]
-    facts = ", ".join(f"{key} {value or 'absent'}" for key, value in record["versions"].items())
     report = (
-        f"{record['machine']['processor']}, one core, {record['date']}, {repeats} repeats; {facts}.",
+        headline(record, f"{repeats} repeats"),
         markdown_table(sequences.HEADER, sequences.table_rows(f"n = {SIZE}", STEPS, found)),
         sequences.LEGEND,
         markdown_table(layers.HEADER, layers.table_rows(f"n = {SIZE}", 1, EPS, measured)),

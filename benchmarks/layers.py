@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-import nbqp
 from benchmarks.batches import (
     SEED,
     Problem,
@@ -35,13 +34,11 @@ from benchmarks.batches import (
 from benchmarks.judge import Reference, dense_reference, gradient_errors, residuals
 from benchmarks.peers import OURS, PEERS, Peer, PeerEntry
 from benchmarks.report import (
-    machine_facts,
+    headline,
     markdown_table,
     median,
-    now,
-    revision,
+    new_record,
     show,
-    use_one_core,
     versions,
     write_json,
 )
@@ -241,19 +238,16 @@ def table_rows(
 
 def run(cases: Sequence[str], repeats: int, quick: bool) -> tuple[dict[str, Any], str]:
     """Measure the cases; the record for JSON and the report in Markdown."""
+    settings = {
+        "threads": 1,
+        "repeats": repeats,
+        "steps": STEPS,
+        "turn": TURN,
+        "warm_ups": WARM_UPS,
+        "seed": SEED,
+    }
     record: dict[str, Any] = {
-        "benchmark": "layers",
-        "date": now(),
-        "machine": {**machine_facts(), "core": use_one_core()},
-        "versions": {"nbqp": f"{nbqp.__version__} ({revision()})", **versions(PACKAGES)},
-        "settings": {
-            "threads": 1,
-            "repeats": repeats,
-            "steps": STEPS,
-            "turn": TURN,
-            "warm_ups": WARM_UPS,
-            "seed": SEED,
-        },
+        **new_record("layers", versions(PACKAGES), settings),
         "peers": {name: entry.note for name, entry in PEERS.items()},
         "results": [],
     }
@@ -278,11 +272,9 @@ def run(cases: Sequence[str], repeats: int, quick: bool) -> tuple[dict[str, Any]
                         "peers": [dataclasses.asdict(found) for found in measurements],
                     }
                 )
-    machine = record["machine"]
-    facts = ", ".join(f"{key} {value or 'absent'}" for key, value in record["versions"].items())
     turns = f"{repeats} repeats of up to {STEPS} steps"
     notes = "\n".join(f"- {name}: {entry.note}" for name, entry in PEERS.items())
-    head = f"{machine['processor']}, one core, {record['date']}, {turns}; {facts}."
+    head = headline(record, turns)
     return record, "\n\n".join([head, markdown_table(HEADER, rows), LEGEND, notes]) + "\n"
 
 

@@ -52,10 +52,9 @@ from benchmarks.programs import (
 )
 from benchmarks.report import (
     finite,
+    headline,
     machine_facts,
-    now,
-    revision,
-    use_one_core,
+    new_record,
     versions,
     write_json,
 )
@@ -243,12 +242,8 @@ def write_report(
     out: Path, results: Sequence[Result], facts: dict[str, Any], missing: Sequence[str]
 ) -> str:
     """results.json, results.md and a profile for each eps_abs; returns the Markdown."""
-    machine, accuracies = facts["machine"], facts["settings"]["eps"]
-    packages = ", ".join(f"{key} {value or 'absent'}" for key, value in facts["versions"].items())
-    parts = [
-        f"{machine['processor']}, one core, {facts['date']}, limit "
-        f"{facts['settings']['limit']:g} s; {packages}."
-    ]
+    accuracies = facts["settings"]["eps"]
+    parts = [headline(facts, f"limit {facts['settings']['limit']:g} s")]
     if missing:
         parts.append(f"Not installed: {', '.join(missing)}.")
     summaries = []
@@ -316,13 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     solvers = [name for name in options.solvers if name not in missing]
     if not solvers:
         parser.error("--solvers: none of them is installed")
-    facts = {
-        "benchmark": "maros_meszaros",
-        "date": now(),
-        "machine": {**machine_facts(), "core": use_one_core()},
-        "versions": {"nbqp": f"{nbqp.__version__} ({revision()})", **found},
-        "settings": {"eps": eps, "limit": options.limit, "memory": options.memory},
-    }
+    settings = {"eps": eps, "limit": options.limit, "memory": options.memory}
+    facts = new_record("maros_meszaros", found, settings)
     tasks = list_tasks(paths, solvers, eps, options.limit, options.memory)
     finished = Finished(options.out / "finished.jsonl")
     done = sum(finished.get(task) is not None for task in tasks)

@@ -10,9 +10,11 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import nbqp
 
 
 def use_one_core() -> int | None:
@@ -39,6 +41,33 @@ def machine_facts() -> dict[str, Any]:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
     }
+
+
+def new_record(
+    benchmark: str,
+    packages: Mapping[str, str | None],
+    settings: Mapping[str, Any],
+    machine: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What every record begins with.
+
+    packages: `versions`. machine: as it was before; None as it is, and the process stays on one processor.
+    """
+    if machine is None:
+        machine = {**machine_facts(), "core": use_one_core()}
+    return {
+        "benchmark": benchmark,
+        "date": now(),
+        "machine": dict(machine),
+        "versions": {"nbqp": f"{nbqp.__version__} ({revision()})", **packages},
+        "settings": dict(settings),
+    }
+
+
+def headline(record: Mapping[str, Any], extent: str, place: str = "one core") -> str:
+    """Where, when, how much and with which versions, for a reader."""
+    facts = ", ".join(f"{key} {value or 'absent'}" for key, value in record["versions"].items())
+    return f"{record['machine']['processor']}, {place}, {record['date']}, {extent}; {facts}."
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:

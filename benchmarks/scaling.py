@@ -23,11 +23,11 @@ import nbqp
 from benchmarks.batches import SEED, sudoku
 from benchmarks.control import closed_loop, masses
 from benchmarks.report import (
+    headline,
     machine_facts,
     markdown_table,
     median,
-    now,
-    revision,
+    new_record,
     show,
     versions,
     write_json,
@@ -231,24 +231,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("batch sizes and horizons ...", file=sys.stderr, flush=True)
     with processors(1):
         found = sweeps(BATCHES[:few], HORIZONS[:few], repeats)
+    settings = {"eps_abs": EPS_ABS, "repeats": repeats, "seed": SEED}
     record = {
-        "benchmark": "scaling",
-        "date": now(),
-        "machine": machine,
-        "versions": {
-            "nbqp": f"{nbqp.__version__} ({revision()})",
-            **versions(["numba", "numpy", "scipy"]),
-        },
-        "settings": {"eps_abs": EPS_ABS, "repeats": repeats, "seed": SEED},
+        **new_record("scaling", versions(["numba", "numpy", "scipy"]), settings, machine),
         "threads": dict(zip(("one", "two", "ratio"), threads, strict=True)),
         "sweeps": [{**dataclasses.asdict(sweep), "exponent": sweep.exponent()} for sweep in found],
     }
     write_json(options.json, record)
-    facts = ", ".join(f"{key} {value}" for key, value in record["versions"].items())  # type: ignore[attr-defined]
-    head = (
-        f"{machine['processor']}, load {machine['load']:.2f} before, {record['date']}, "
-        f"{repeats} repeats; {facts}."
-    )
+    head = headline(record, f"{repeats} repeats", f"load {machine['load']:.2f} before")
     text = report(found, threads, head)
     if options.markdown:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)

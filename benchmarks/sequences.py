@@ -21,17 +21,14 @@ from typing import Any
 
 import numpy as np
 
-import nbqp
 from benchmarks import control
 from benchmarks.control import Plant, Sequence, closed_loop
 from benchmarks.report import (
-    machine_facts,
+    headline,
     markdown_table,
     median,
-    now,
-    revision,
+    new_record,
     show,
-    use_one_core,
     versions,
     write_json,
 )
@@ -210,12 +207,9 @@ def run(
 ) -> tuple[dict[str, Any], str]:
     """Measure the cases; the record for JSON and the report in Markdown."""
     peers = list(peers)
+    settings = {"threads": 1, "repeats": repeats, "steps": steps, "eps_abs": eps}
     record: dict[str, Any] = {
-        "benchmark": "sequences",
-        "date": now(),
-        "machine": {**machine_facts(), "core": use_one_core()},
-        "versions": {"nbqp": f"{nbqp.__version__} ({revision()})", **versions(PACKAGES)},
-        "settings": {"threads": 1, "repeats": repeats, "steps": steps, "eps_abs": eps},
+        **new_record("sequences", versions(PACKAGES), settings),
         "peers": NOTES,
         "results": [],
     }
@@ -239,11 +233,7 @@ def run(
                 "peers": [dataclasses.asdict(found) for found in measurements],
             }
         )
-    facts = ", ".join(f"{key} {value or 'absent'}" for key, value in record["versions"].items())
-    head = (
-        f"{record['machine']['processor']}, one core, {record['date']}, {steps} steps, eps_abs "
-        f"{eps:g}, eps_rel 0, {repeats} repeats; {facts}."
-    )
+    head = headline(record, f"{steps} steps, eps_abs {eps:g}, eps_rel 0, {repeats} repeats")
     notes = "\n".join([*sizes, *(f"- {note}" for note in NOTES)])
     return record, "\n\n".join([head, markdown_table(HEADER, rows), LEGEND, notes]) + "\n"
 
