@@ -20,7 +20,8 @@ from nbqp.watch import OutOfTime, Watch
 KEPT = 32
 """So many analyses are kept, the latest ones."""
 ENTRIES_KEPT = 1_000_000
-"""Entries of H, A and C that all patterns which are kept have together, at most."""
+"""Entries of H, A and C that all patterns which are kept have together, at most: a dense QP of 500 variables has
+half as many, and its analysis takes a quarter of the time of its solve."""
 ANALYSIS_ENTRY, ANALYSIS_ROW = 48, 200
 """Bytes that an analysis takes for every entry of H, A and C, and for every row of the KKT matrix."""
 FACTORISATION = 10

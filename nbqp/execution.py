@@ -49,7 +49,7 @@ def run_solves(
     """Solve the samples of `qp` that are NOT_RUN in `out`; returns the seconds that it took."""
     options, data, abort = to_options(settings), qp.data(), watch.abort
     scaling = shared_or_own_scaling(qp, watch)
-    lanes = takes_lanes(qp, analysis) and _smoothed_from_cold(settings)
+    lanes = takes_lanes(qp, analysis) and _leaves_time_for_lanes(settings)
 
     def run_kernel(kernel: Any, begin: int, end: int) -> None:
         kernel(*analysis, data, scaling, warm, options, abort, begin, end, out)
@@ -83,8 +83,8 @@ def takes_lanes(qp: QP, analysis: Analysis) -> bool:
     return qp.is_batch and analysis.values <= LANES_NNZ
 
 
-def _smoothed_from_cold(settings: Settings) -> bool:
-    """Whether samples without a warm start begin with the smoothed phase, and have time to end in it."""
+def _leaves_time_for_lanes(settings: Settings) -> bool:
+    """Whether the method begins as lanes do, and may take as many steps as they."""
     return (
         settings.method != "semismooth"
         and not settings.primal_infeasibility_solving

@@ -40,7 +40,14 @@ from nbqp.kernels.scaling import (
     unscale_point,
 )
 from nbqp.kernels.state import new_iterate, new_problem, new_system
-from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
+from nbqp.kernels.structure import (
+    EntriesReference,
+    FactorReference,
+    PatternReference,
+    sample,
+    sample_data,
+    shares_matrices,
+)
 
 # What a solve ended with, that it is not to be done, that it is still to be done, and that of its
 # multipliers the projection is.
@@ -268,13 +275,13 @@ def any_open(code):
 
 
 @kernel
-def scale_for_adjoint(pattern, scaling, k, H, A, C, abort, problem):
+def scale_for_adjoint(pattern, scaling, k, qp, abort, problem):
     """Fill the matrices, scales and units of `problem`: those of the QP with g = 0."""
-    copy_scaling(pattern, scaling, k, H, A, C, abort, problem)
+    copy_scaling(pattern, scaling, k, qp, abort, problem)
     problem.g[:] = 0.0
-    c = scale_cost(pattern, H, problem.g, problem.D)
-    scale_hessian(pattern, H, c, problem)
-    scale_rows(pattern, A, C, problem)
+    c = scale_cost(pattern, qp.H, problem.g, problem.D)
+    scale_hessian(pattern, qp.H, c, problem)
+    scale_rows(pattern, qp.A, qp.C, problem)
     set_units(pattern, problem)
 
 
@@ -389,9 +396,8 @@ def solve_kkt_range(
         usable = adjoint or not closest[k]
         null = NO_NULL
         if usable:
-            if len(scaling.D) != 1 or not scaled:
-                # A shared scaling belongs to matrices that are shared: the first sample's serve all.
-                scale_for_adjoint(pattern, scaling, k, sample(data.H, k), A, C, abort, problem)
+            if not (scaled and shares_matrices(scaling)):
+                scale_for_adjoint(pattern, scaling, k, sample_data(data, k), abort, problem)
                 scaled = True
             set_active_weights(side[k], side_box[k], system.w)
             usable = factor_kkt(pattern, factor, entries, problem, system) == 0

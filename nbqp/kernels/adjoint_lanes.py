@@ -23,7 +23,14 @@ from nbqp.kernels.jit import entry
 from nbqp.kernels.kkt import refine_unregularised
 from nbqp.kernels.lanes import put, put_scales, spread, spread_scales, take, take_scales
 from nbqp.kernels.state import new_iterate, new_problem, new_system
-from nbqp.kernels.structure import EntriesReference, FactorReference, PatternReference, sample
+from nbqp.kernels.structure import (
+    EntriesReference,
+    FactorReference,
+    PatternReference,
+    sample,
+    sample_data,
+    shares_matrices,
+)
 from nbqp.kernels.vector import WIDTH, splat, store
 
 
@@ -67,11 +74,8 @@ def solve_kkt_lanes_range(
     before = np.empty(WIDTH)
     after = np.empty(WIDTH)
     error = np.empty(WIDTH)
-    # A shared scaling belongs to matrices that are shared.
-    own_matrices = len(scaling.D) != 1
-    if not own_matrices:
-        H, A, C = data.H[0], data.A[0], data.C[0]
-        scale_for_adjoint(pattern, scaling, 0, H, A, C, abort, problem)
+    if shares_matrices(scaling):
+        scale_for_adjoint(pattern, scaling, 0, sample_data(data, 0), abort, problem)
         spread(problem.H, wide.H)
         spread(problem.A, wide.A)
         spread(problem.C, wide.C)
@@ -84,17 +88,8 @@ def solve_kkt_lanes_range(
             following += 1
             if closest[k] or not any_open(code[k]):
                 continue
-            if own_matrices:
-                scale_for_adjoint(
-                    pattern,
-                    scaling,
-                    k,
-                    sample(data.H, k),
-                    sample(data.A, k),
-                    sample(data.C, k),
-                    abort,
-                    problem,
-                )
+            if not shares_matrices(scaling):
+                scale_for_adjoint(pattern, scaling, k, sample_data(data, k), abort, problem)
                 put(problem.H, wide.H, count)
                 put(problem.A, wide.A, count)
                 put(problem.C, wide.C, count)

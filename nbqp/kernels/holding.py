@@ -85,7 +85,7 @@ def finish_by_holding(ws, options):
     copy(norm.hi, hi)
     # A multiplier of the wrong sign may be that of a side that is absent, where its gap would be infinite. It goes,
     # and leaves its force to the dual residual; of a side that there is the gap tells, which always counts.
-    clear_absent_sides(problem, it.z)
+    clear_absent_sides(lo, hi, it.z)
     update_products(ws.pattern, problem, it)
     measure(ws.pattern, problem, it, ws.shift, res)
     set_aims(ws.pattern, problem, it, options, tol)

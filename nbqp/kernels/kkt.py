@@ -249,6 +249,7 @@ def _factor_lanes(pattern, factor, entries, H, A, C, system):
     L = system.L
     diagonal = system.permuted
     places = entries.diagonal
+    # All other values are assigned below.
     gaps = entries.gaps
     for k in range(0, len(gaps), 2):
         L[gaps[k] : gaps[k + 1]] = 0.0

@@ -46,6 +46,7 @@ from nbqp.kernels.structure import (
     PatternReference,
     sample,
     sample_data,
+    shares_matrices,
 )
 
 # The phases aim below the tolerance, so that the final check, which rounds differently, passes.
@@ -134,6 +135,15 @@ def starts_cold(warm, k):
 
 
 @kernel
+def load_start(ws, warm, k):
+    """Set x, y and z of ws.it to sample k of the warm start, whose QP ws.problem is."""
+    x, y = sample(warm.x, k), sample(warm.y, k)
+    z, z_box = sample(warm.z, k), sample(warm.z_box, k)
+    scale_point(ws.pattern, ws.problem, x, y, z, z_box, ws.it)
+    clear_absent_sides(ws.problem.lo, ws.problem.hi, ws.it.z)
+
+
+@kernel
 def _set_start(ws, warm, k):
     """Set ws.it to sample k of the warm start, or to 0 where there is none; returns which."""
     it = ws.it
@@ -141,16 +151,7 @@ def _set_start(ws, warm, k):
     if cold:
         forget(it)
     else:
-        scale_point(
-            ws.pattern,
-            ws.problem,
-            sample(warm.x, k),
-            sample(warm.y, k),
-            sample(warm.z, k),
-            sample(warm.z_box, k),
-            it,
-        )
-        clear_absent_sides(ws.problem, it.z)
+        load_start(ws, warm, k)
     # Whatever fails before its first iterate has been measured returns its own start.
     update_products(ws.pattern, ws.problem, it)
     copy_point(it, ws.best)
@@ -196,6 +197,8 @@ def _check(ws, qp, options, k, out):
     z_box = out.z_box[k]
     res = out.residuals[k]
     copy_point(ws.best, it)
+    # Where the gap does not count, nothing else would tell; without them the dual residual does.
+    clear_absent_sides(ws.problem.lo, ws.problem.hi, it.z)
     update_products(pattern, ws.problem, it)
     unscale_point(pattern, ws.problem, it, x, y, z, z_box)
     s_e = out.s_e[k]
@@ -325,9 +328,9 @@ def solve_range(
 ):
     """Solve the samples begin..end-1 of a batch.
 
-    data: `Data`. scaling: `Scaling`, where those that it lacks are kept.
+    data: `Data`. scaling: `Scaling`; rows that it lacks are overwritten by those that are found.
     warm: x, y, z, z_box (batch or 1, .), or (0, .) for none; NaN in x[k, 0] for none of sample k.
-    abort (1): stop when not 0. None of these is modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are
+    abort (1): stop when not 0. No other of these is modified. out: `Output`; rows begin..end-1 whose status is NOT_RUN are
     overwritten, and their counts continued.
     """
     pattern = PatternReference(*pattern_values)
@@ -335,14 +338,13 @@ def solve_range(
     ws = new_workspace(0.0, pattern, factor, EntriesReference(*entries_values), abort)
     limits = ws.limits
     aim = aim_at(options, AIM, options.gap_rounding)
-    own_rows = len(scaling.D) != 1
     scaled = False
     for k in range(begin, end):
         if out.status[k] != NOT_RUN or abort[0] != 0:
             continue
         qp = sample_data(data, k)
-        find_scaling(pattern, scaling, k, qp.H, qp.A, qp.C, abort, ws.problem)
-        scale_problem(pattern, qp, ws.problem, own_rows or not scaled)
+        find_scaling(pattern, scaling, k, qp, abort, ws.problem)
+        scale_problem(pattern, qp, ws.problem, not (scaled and shares_matrices(scaling)))
         scaled = True
         limits.steps[0] = out.iter[k]
         limits.outer[0] = 0

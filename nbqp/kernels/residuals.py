@@ -88,10 +88,8 @@ def side_of(z, lo, hi):
 
 
 @kernel
-def clear_absent_sides(problem, z):
+def clear_absent_sides(lo, hi, z):
     """Set multipliers to 0 whose side is infinite."""
-    lo = problem.lo
-    hi = problem.hi
     for i in range(len(z)):
         if (z[i] > 0.0 and hi[i] == np.inf) or (z[i] < 0.0 and lo[i] == -np.inf):
             z[i] = 0.0

@@ -124,22 +124,32 @@ def shared_scaling(pattern, H, A, C, abort, scaling):
 
 
 @kernel
-def copy_scaling(pattern, scaling, k, H, A, C, abort, problem):
-    """Set D, E, F of `problem` to those of sample k, by `equilibrate` where `scaling` does not have them."""
-    D = sample(scaling.D, k)
-    if D[0] == 0.0:
-        equilibrate(pattern, H, A, C, abort, problem.D, problem.E, problem.F)
-    else:
-        copy(D, problem.D)
-        copy(sample(scaling.E, k), problem.E)
-        copy(sample(scaling.F, k), problem.F)
+def has_scaling(scaling, k):
+    """Whether there are D, E, F of sample k: no scale is 0."""
+    return sample(scaling.D, k)[0] > 0.0
 
 
 @kernel
-def find_scaling(pattern, scaling, k, H, A, C, abort, problem):
-    """As `copy_scaling`, and what was found is kept in `scaling` unless it was cut short."""
-    copy_scaling(pattern, scaling, k, H, A, C, abort, problem)
-    if len(scaling.D) > 1 and abort[0] == 0:
+def copy_scaling(pattern, scaling, k, qp, abort, problem):
+    """Set D, E, F of `problem` to those of sample k, `qp`, by `equilibrate` where `scaling` does not have them."""
+    if has_scaling(scaling, k):
+        copy(sample(scaling.D, k), problem.D)
+        copy(sample(scaling.E, k), problem.E)
+        copy(sample(scaling.F, k), problem.F)
+    else:
+        equilibrate(pattern, qp.H, qp.A, qp.C, abort, problem.D, problem.E, problem.F)
+
+
+@kernel
+def find_scaling(pattern, scaling, k, qp, abort, problem):
+    """As `copy_scaling`, and what was found is kept in `scaling` unless it was cut short.
+
+    For solves alone: a sample is solved by one thread, before anybody else has its problem, while derivatives of
+    one solution may be taken by several at once.
+    """
+    found = has_scaling(scaling, k)
+    copy_scaling(pattern, scaling, k, qp, abort, problem)
+    if not found and abort[0] == 0:
         copy(problem.D, scaling.D[k])
         copy(problem.E, scaling.E[k])
         copy(problem.F, scaling.F[k])

@@ -1,8 +1,9 @@
 """Eight QPs of a batch side by side, each in a lane of vectors: the smoothed phase and its end.
 
-Steps are those of `smoothed`, on vectors. Where the sides that hold stand out, the last one is Newton's
-for these sides: the QP is given them as equations, and loses the others. What does not end so is left to
-`proxqp`. A lane whose QP has ended takes up the next one, which has been started together with others.
+Steps are those of `smoothed`, on vectors, after those of `warm_lanes` where there are warm starts. Where the
+sides that hold stand out, the last one is Newton's for these sides: the QP is given them as equations, and loses
+the others. What does not end so is left to `proxqp`. A lane whose QP has ended takes up the next one, which has
+been started together with others.
 
 No QP feels its neighbours: what `solve_lanes_range` makes of it is the same, bit for bit, whoever
 they are.
@@ -16,33 +17,46 @@ from nbqp.kernels.dense import copy
 from nbqp.kernels.feasible import LEAST_LOOSE, TIGHTER
 from nbqp.kernels.holding import HOLD, hold_sides, sides_are_clear
 from nbqp.kernels.jit import entry, kernel
-from nbqp.kernels.lane_problem import put_problem, share_rows, write_lane
+from nbqp.kernels.lane_problem import (
+    NONE,
+    Batch,
+    ask_for_nothing,
+    put_sample,
+    put_start,
+    share_rows,
+    sides_of_lanes,
+    worst_lane_ratio,
+    write_lane,
+    write_start,
+)
 from nbqp.kernels.lanes import move, move_iterate
 from nbqp.kernels.number import lanes_of, zeros
 from nbqp.kernels.proxqp import AIM, aim_at
-from nbqp.kernels.scaling import find_scaling, scale_problem
 from nbqp.kernels.smoothed import WITHIN, measure_point, take_step
 from nbqp.kernels.starting import regularise, restart_smoothed, start_smoothed
 from nbqp.kernels.state import new_workspace
 from nbqp.kernels.status import CONVERGED, NOT_RUN
 from nbqp.kernels.struct import struct
 from nbqp.kernels.structure import (
+    DataReference,
     EntriesReference,
     FactorReference,
     Flags,
     Floats,
     Ints,
+    OutputReference,
     PatternReference,
-    sample_data,
+    PointReference,
+    ScalingReference,
+    shares_matrices,
 )
 from nbqp.kernels.vector import WIDTH, load, splat, store
-from nbqp.kernels.warm_lanes import put_start, try_warm_starts
+from nbqp.kernels.warm_lanes import try_warm_starts
 
 # Steps after which a QP is left to `proxqp`, or after more than so many in which no residual has improved
 # on its lowest by a tenth.
 MOST_STEPS = 30
 PATIENCE = 8
-NONE = -1
 
 
 @struct
@@ -66,7 +80,7 @@ class Queue:
     """QPs that have been started, the last of which enters a lane first."""
 
     sample: Ints  # (WIDTH,)
-    near: Floats  # (WIDTH,) 1 where it starts at the user's point, else 0
+    near: Floats  # (WIDTH,) 1 where it starts at the user's point, else 0: a vector that selects
     total: Floats  # (WIDTH,) what `measure_point` has returned
     count: Floats
     length: Ints  # (1,)
@@ -143,27 +157,12 @@ def _move_qp(waiting, lane, wide, into, with_rows):
 
 
 @kernel
-def _sides(wide):
-    """The sides of eight QPs, their slacks and multipliers, as `holding` takes them."""
-    problem = wide.problem
-    barrier = wide.barrier
-    return (
-        lanes_of(problem.lo),
-        lanes_of(problem.hi),
-        lanes_of(barrier.s_lo),
-        lanes_of(barrier.z_lo),
-        lanes_of(barrier.s_hi),
-        lanes_of(barrier.z_hi),
-    )
-
-
-@kernel
 def _hold_active_sides(wide, lane, lanes):
     """Turn the sides that hold into equations and drop the others; what the next step changes is kept.
 
     The QP's own sides are those of wide.norm.
     """
-    hold_sides(*_sides(wide), lane, WIDTH)
+    hold_sides(*sides_of_lanes(wide.problem, wide.barrier), lane, WIDTH)
     move_iterate(wide.it, lane, wide.saved, lane)
     move(wide.work.res, lane, lanes.kept_res, lane)
     move(wide.work.tol, lane, lanes.kept_tol, lane)
@@ -193,53 +192,44 @@ def _go_back(wide, lane, lanes):
 
 
 @kernel
-def _progress(wide, lane, lanes):
-    """Update what is known of a lane's progress; returns its largest residual, relative to its tolerance."""
+def _note_progress(wide, lane, lanes):
+    """Update for how many steps no residual of a lane has improved on its lowest."""
     res = lanes_of(wide.work.res)
-    tol = lanes_of(wide.work.tol)
     lowest = lanes_of(wide.work.lowest)
-    worst = 0.0
     lanes.idle[lane] += 1
     for i in range(lane, len(res), WIDTH):
-        ratio = res[i] / tol[i]
-        worst = ratio if not ratio <= worst else worst
         if res[i] < 0.9 * lowest[i]:
             lowest[i] = res[i]
             lanes.idle[lane] = 0
-    return worst
 
 
 @kernel
-def _judge(ws, wide, lane, lanes, data, options, abort, out):
+def _judge(ws, wide, lane, lanes, batch, abort):
     """After a step: what becomes of the QP in a lane, which may leave it."""
+    out = batch.out
     k = lanes.sample[lane]
     out.iter[k] += 1
     out.factorizations[k] += 1
     worst = 0.0
     if lanes.holding[lane]:
-        if write_lane(wide, lane, ws, data, options, k, out) <= 1.0:
+        if write_lane(wide, lane, ws, batch, k) <= 1.0:
             out.status[k] = CONVERGED
             lanes.sample[lane] = NONE
             return
         lanes.holding[lane] = False
         _go_back(wide, lane, lanes)
     else:
-        worst = _progress(wide, lane, lanes)
-        if worst <= lanes.loose[lane] and sides_are_clear(*_sides(wide), lane, WIDTH):
+        _note_progress(wide, lane, lanes)
+        worst = worst_lane_ratio(wide.work.res, wide.work.tol, lane)
+        if worst <= lanes.loose[lane] and sides_are_clear(
+            *sides_of_lanes(wide.problem, wide.barrier), lane, WIDTH
+        ):
             _hold_active_sides(wide, lane, lanes)
     stuck = lanes.idle[lane] > PATIENCE or out.iter[k] >= MOST_STEPS or not worst < np.inf
     if stuck or abort[0] != 0:
         # What there is, should the time be over before another kernel takes it up.
-        write_lane(wide, lane, ws, data, options, k, out)
+        write_lane(wide, lane, ws, batch, k)
         lanes.sample[lane] = NONE
-
-
-@kernel
-def _ask_for_nothing(wide, lane):
-    """Have the directions of a lane without a QP refined no further."""
-    res = lanes_of(wide.work.res)
-    for i in range(lane, len(res), WIDTH):
-        res[i] = np.inf
 
 
 @kernel
@@ -251,7 +241,7 @@ def _measure(wide, options, total, count):
 
 
 @kernel
-def _go_near(waiting, queue):
+def _start_near(waiting, queue):
     """Start those of the queue that are near the user's points, which `saved` has, there instead."""
     some = False
     for lane in range(queue.length[0]):
@@ -265,26 +255,22 @@ def _go_near(waiting, queue):
 
 
 @kernel
-def _fill(ws, waiting, queue, data, scaling, warm, near, options, end, own_rows, out):
+def _fill(ws, waiting, queue, batch, end):
     """Scale the next QPs, up to eight, start the smoothed phase of all, and measure their first points.
 
-    Those that are `near` start at the user's points.
+    Those that are near the user's points start there.
     """
     while queue.length[0] < WIDTH and queue.following[0] < end:
         k = queue.following[0]
         queue.following[0] += 1
-        if out.status[k] != NOT_RUN:
+        if batch.out.status[k] != NOT_RUN:
             continue
-        qp = sample_data(data, k)
-        find_scaling(ws.pattern, scaling, k, qp.H, qp.A, qp.C, ws.system.abort, ws.problem)
-        scale_problem(ws.pattern, qp, ws.problem, own_rows)
         place = queue.length[0]
-        put_problem(ws.problem, waiting.problem, place, own_rows)
+        put_sample(ws, batch, k, waiting, place)
         queue.sample[place] = k
-        queue.near[place] = 0.0
-        if len(near) > 0 and near[k]:
-            queue.near[place] = 1.0
-            put_start(ws, warm, k, waiting.saved, place)
+        queue.near[place] = 1.0 if batch.near[k] else 0.0
+        if batch.near[k]:
+            put_start(ws, batch, k, waiting.saved, place)
         queue.length[0] += 1
     if queue.length[0] > 0:
         regularise(waiting)
@@ -293,8 +279,8 @@ def _fill(ws, waiting, queue, data, scaling, warm, near, options, end, own_rows,
             # They have no first points.
             queue.length[0] = 0
             return
-        _go_near(waiting, queue)
-        _measure(waiting, options, queue.total, queue.count)
+        _start_near(waiting, queue)
+        _measure(waiting, batch.aim, queue.total, queue.count)
         waiting.work.lowest[:] = np.inf
 
 
@@ -312,25 +298,23 @@ def _occupy(queue, place, lanes, lane, loose, out):
 
 
 @kernel
-def _start_in_place(
-    ws, wide, queue, lanes, data, scaling, warm, near, options, end, own_rows, loose, out
-):
+def _start_in_place(ws, wide, queue, lanes, batch, end, loose):
     """Start the first QPs in the lanes themselves, and empty the queue."""
-    _fill(ws, wide, queue, data, scaling, warm, near, options, end, own_rows, out)
+    _fill(ws, wide, queue, batch, end)
     copy(wide.problem.lo, wide.norm.lo)
     copy(wide.problem.hi, wide.norm.hi)
     for lane in range(queue.length[0]):
-        _occupy(queue, lane, lanes, lane, loose, out)
+        _occupy(queue, lane, lanes, lane, loose, batch.out)
     queue.length[0] = 0
 
 
 @kernel
-def _enter(waiting, queue, wide, lane, lanes, loose, own_rows, out):
+def _enter(waiting, queue, wide, lane, lanes, loose, batch):
     """Move the last QP of the queue to a lane."""
     queue.length[0] -= 1
     place = queue.length[0]
-    _move_qp(waiting, place, wide, lane, own_rows)
-    _occupy(queue, place, lanes, lane, loose, out)
+    _move_qp(waiting, place, wide, lane, not shares_matrices(batch.scaling))
+    _occupy(queue, place, lanes, lane, loose, batch.out)
 
 
 @entry
@@ -347,7 +331,7 @@ def solve_lanes_range(
     end,
     out,
 ):
-    """Solve those of the samples begin..end-1 that the smoothed phase solves without further ado.
+    """Solve those of the samples begin..end-1 that a few steps from a warm start or the smoothed phase solve.
 
     Samples that are not solved stay NOT_RUN, with the steps so far in out.iter, for `proxqp.solve_range`,
     which takes the same arguments.
@@ -359,40 +343,44 @@ def solve_lanes_range(
     wide = new_workspace(splat(0.0), pattern, factor, entries, abort)
     lanes = _new_lanes()
     queue = _new_queue(begin)
-    aim = aim_at(options, AIM, options.gap_rounding)
-    loose = max(LEAST_LOOSE, HOLD / options.eps_abs)
-    # A shared scaling belongs to matrices that are shared.
-    own_rows = len(scaling.D) != 1
-    if not own_rows:
-        share_rows(ws, data, scaling, wide)
-    near = np.zeros(len(out.x) if len(warm.x) > 0 else 0, dtype=np.bool_)
-    if len(warm.x) > 0:
-        try_warm_starts(
-            ws, wide, data, scaling, warm, aim, options, begin, end, own_rows, near, out
-        )
-    _start_in_place(
-        ws, wide, queue, lanes, data, scaling, warm, near, aim, end, own_rows, loose, out
+    batch = Batch(
+        DataReference(*data),
+        ScalingReference(*scaling),
+        PointReference(*warm),
+        np.zeros(len(out.status), dtype=np.bool_),
+        options,
+        aim_at(options, AIM, options.gap_rounding),
+        OutputReference(*out),
     )
+    loose = max(LEAST_LOOSE, HOLD / options.eps_abs)
+    share_rows(ws, batch, wide)
+    if len(warm.x) > 0:
+        try_warm_starts(ws, wide, batch, begin, end)
+    _start_in_place(ws, wide, queue, lanes, batch, end, loose)
     waiting = wide
     if queue.following[0] < end:
         waiting = new_workspace(splat(0.0), pattern, factor, entries, abort)
-        if not own_rows:
-            share_rows(ws, data, scaling, waiting)
+        share_rows(ws, batch, waiting)
     while True:
         used = 0
         for lane in range(WIDTH):
             if lanes.sample[lane] == NONE:
                 if queue.length[0] == 0 and abort[0] == 0:
-                    _fill(ws, waiting, queue, data, scaling, warm, near, aim, end, own_rows, out)
+                    _fill(ws, waiting, queue, batch, end)
                 if queue.length[0] > 0:
-                    _enter(waiting, queue, wide, lane, lanes, loose, own_rows, out)
+                    _enter(waiting, queue, wide, lane, lanes, loose, batch)
                 else:
-                    _ask_for_nothing(wide, lane)
+                    ask_for_nothing(wide, lane)
             used += lanes.sample[lane] != NONE
         if used == 0:
             break
         take_step(wide, 0.0, WITHIN, load(lanes.total, 0), load(lanes.count, 0))
-        _measure(wide, aim, lanes.total, lanes.count)
+        _measure(wide, batch.aim, lanes.total, lanes.count)
         for lane in range(WIDTH):
             if lanes.sample[lane] != NONE:
-                _judge(ws, wide, lane, lanes, data, options, abort, out)
+                _judge(ws, wide, lane, lanes, batch, abort)
+    if abort[0] != 0:
+        for k in range(begin, end):
+            # Steps from a warm start were in vain, and no lane has taken it up.
+            if out.status[k] == NOT_RUN and out.iter[k] > 0 and np.isnan(out.residuals[k, 0]):
+                write_start(ws, batch, k)

@@ -50,7 +50,8 @@ from nbqp.kernels.status import (
 )
 from nbqp.kernels.subproblem import direction_products
 
-# Residuals below which the phase hands over to the semismooth one.
+# Residuals below which the phase hands over to the semismooth one, where the step for the sides that hold (`holding`)
+# has not ended the solve: attempts from 1e-5 on were mostly in vain.
 HAND_OVER = 1e-7
 # rho and mu are lowered to the floor where their terms hold a residual up, which refinement can still
 # make good, and raised to the ceiling where a direction failed.

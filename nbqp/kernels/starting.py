@@ -17,8 +17,9 @@ RHO_START = 1e-8
 MU_START = 1e-8
 # Residual of the first point, relative to its right-hand side.
 START_TOLERANCE = 1e-11
-# Mehrotra's shifts of the first slacks and multipliers, and the least that they come to where the
-# least-squares point meets every side or has no multiplier at all.
+# Mehrotra's shifts of the first slacks and multipliers, smaller than his 1.5 and 0.5: that saves half a step of
+# eight or nine on Sudoku and dense QPs. And the least that they come to where the least-squares point meets every
+# side or has no multiplier at all.
 OUTWARD = 1.1
 BALANCE = 0.1
 LEAST_START = 1e-2

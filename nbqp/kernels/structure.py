@@ -153,6 +153,15 @@ EntriesReference = reference(Entries)
 
 
 DataReference = reference(Data)
+ScalingReference = reference(Scaling)
+PointReference = reference(Point)
+OutputReference = reference(Output)
+
+
+@kernel
+def shares_matrices(scaling):
+    """Whether one scaling serves all samples: these share their matrices then."""
+    return len(scaling.D) == 1
 
 
 @kernel

@@ -86,7 +86,7 @@ def test_factorisations_of_varied_problems() -> None:
 
 
 def test_single_dense_programs_end_with_a_step_for_the_sides_that_hold() -> None:
-    """10 steps at most; where the sides were sought at residuals of 1e-5, by semismooth steps, 12."""
+    """10 steps in the median; where the sides were sought at residuals of 1e-5, by semismooth steps, 12."""
     counts = []
     for seed in range(7):
         rng = np.random.default_rng(seed)

@@ -222,6 +222,20 @@ def test_every_entry_of_the_kkt_matrix_has_a_place_of_its_own() -> None:
     assert 0 <= places.min() <= places.max() < factor.val_ptr[-1]
 
 
+@pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
+def test_gaps_are_what_no_entry_of_a_matrix_fills(density: float) -> None:
+    rng = np.random.default_rng(3)
+    M, A, C = (
+        rng.random(shape) * (rng.random(shape) < density) for shape in [(9, 9), (4, 9), (5, 9)]
+    )
+    qp = QP(H=M + M.T, g=np.ones(9), A=A, b=np.ones(4), C=C, u=np.ones(5))
+    factor = analyse(18, *kkt_pattern(qp.pattern()))
+    entries = locate_entries(qp.pattern(), factor)
+    empty = [place for begin, end in entries.gaps.reshape(-1, 2) for place in range(begin, end)]
+    filled = [*entries.H[entries.H >= 0], *entries.A, *entries.C]
+    assert sorted([*empty, *filled]) == list(range(factor.val_ptr[-1]))
+
+
 def test_dense_rows_of_an_lp_are_eliminated_after_all_variables() -> None:
     """A variable after a row left that row a pivot of rounding noise, 1 / rho times its entries."""
     A = np.random.default_rng(0).random((40, 64))

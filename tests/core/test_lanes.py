@@ -12,6 +12,7 @@ import nbqp
 from nbqp.analysis import analyse_qp
 from nbqp.kernels.jit import entry, kernel
 from nbqp.kernels.kkt import factor_system, solve_regularised
+from nbqp.kernels.lane_problem import worst_lane_ratio
 from nbqp.kernels.lanes import put, take
 from nbqp.kernels.number import any_of, larger, maximum, minimum, opposite, where, zeros
 from nbqp.kernels.state import new_system
@@ -131,6 +132,28 @@ def test_eight_systems_have_the_solutions_of_numpy(
         exact = np.linalg.solve(K[np.ix_(kept, kept)], r[k, kept])
         np.testing.assert_allclose(d[k, kept], exact, rtol=1e-8, atol=1e-8 * abs(exact).max())
         assert not d[k, ~kept].any()
+
+
+@entry
+def lane_ratios(res, tol, out):
+    """`worst_lane_ratio` of eight QPs, each a row of residuals and of tolerances (8, 3)."""
+    wide_res = zeros(splat(0.0), res.shape[1])
+    wide_tol = zeros(splat(0.0), res.shape[1])
+    for lane in range(WIDTH):
+        put(res[lane], wide_res, lane)
+        put(tol[lane], wide_tol, lane)
+    for lane in range(WIDTH):
+        out[lane] = worst_lane_ratio(wide_res, wide_tol, lane)
+
+
+def test_the_worst_residual_of_a_lane_is_infinite_where_one_is_no_number() -> None:
+    rng = np.random.default_rng(0)
+    res, tol, found = rng.random((WIDTH, 3)), 0.5 + rng.random((WIDTH, 3)), np.empty(WIDTH)
+    expected = (res / tol).max(axis=1)
+    for place in range(3):
+        res[place, place], expected[place] = np.nan, np.inf
+    lane_ratios(res, tol, found)
+    np.testing.assert_array_equal(found, expected)
 
 
 def with_other_costs(args: dict[str, Any], count: int) -> dict[str, Any]:

@@ -20,8 +20,8 @@ def parts(solution: Any) -> Start:
     return tuple(getattr(solution, name) for name in PARTS)
 
 
-def assert_solved(batch: nbqp.BatchSolution) -> None:
-    """By the user's data; NaN fails."""
+def assert_solutions(batch: nbqp.BatchSolution) -> None:
+    """By the user's data, where a sample says that it is SOLVED; NaN fails."""
     worst = np.max([batch.primal_residual(), batch.dual_residual(), batch.duality_gap()], axis=0)
     for k, status in enumerate(batch.status):
         assert status is not nbqp.Status.SOLVED or worst[k] <= 1e-9
@@ -51,7 +51,7 @@ def test_sides_that_stay_take_one_step_and_few_that_change_a_few() -> None:
     cold = nbqp.solve_batch(**data, settings=EPS)
     warm = nbqp.solve_batch(**data, settings=EPS, warm_start=start)
     assert all(status is nbqp.Status.SOLVED for status in warm.status)
-    assert_solved(warm)
+    assert_solutions(warm)
     np.testing.assert_allclose(warm.x, cold.x, atol=1e-7)
     held, holds = np.hstack(start[2:]) != 0.0, np.hstack(parts(cold)[2:]) != 0.0
     stay = (held == holds).all(axis=1)
@@ -85,7 +85,11 @@ def test_neighbours_order_and_threads_change_nothing(threads: int) -> None:
     mixed = nbqp.solve_batch(**data, settings=EPS, warm_start=start, threads=threads)
     assert mixed.status[11] is nbqp.Status.PRIMAL_INFEASIBLE
     assert mixed.status[14] is nbqp.Status.INVALID_DATA
-    assert_solved(mixed)
+    assert_solutions(mixed)
+    cold = nbqp.solve_batch(**data, settings=EPS)
+    for k in (3, 5, 8):
+        assert mixed.status[k] is nbqp.Status.SOLVED
+        np.testing.assert_allclose(mixed.x[k], cold.x[k], atol=1e-7)
     for k in set(range(41)) - {3, 5, 8, 11, 14}:
         assert mixed.info.iter[k] == alone[order[k]].info.iter[0]
         for name in PARTS:
@@ -107,7 +111,7 @@ def test_misleading_starts_end_as_cold_ones(mixture: Any) -> None:
             for part in parts(cold)
         )
         warm = nbqp.solve_batch(**data, settings=EPS, warm_start=start)
-        assert_solved(warm)
+        assert_solutions(warm)
         differ += sum(a is not b for a, b in zip(cold.status, warm.status, strict=True))
         total += 9
         solved = [
@@ -131,3 +135,29 @@ def test_a_start_has_no_multipliers_of_absent_sides_or_slack_rows() -> None:
     assert all(status is nbqp.Status.SOLVED for status in warm.status)
     np.testing.assert_array_equal(warm.z, 0.0)
     assert warm.info.iter.max() == 0
+
+
+def test_samples_begun_when_time_is_over_have_their_starts() -> None:
+    """Whatever has taken a step has a point with the residuals that it says, finite ones."""
+    rng = np.random.default_rng(3)
+    L, C = rng.standard_normal((2, 1200, 30, 30))
+    data = {
+        "H": L @ L.swapaxes(1, 2) + np.eye(30),
+        "g": rng.standard_normal((1200, 30)),
+        "C": C,
+        "u": rng.random((1200, 30)),
+        "lb": -1.0,
+    }
+    start = parts(nbqp.solve_batch(**data, settings=EPS))
+    data["g"] = data["g"] + 0.5 * rng.standard_normal((1200, 30))
+    begun = 0
+    for limit in (0.002, 0.004, 0.008, 0.016):
+        settings = nbqp.Settings(eps_abs=1e-9, time_limit=limit)
+        batch = nbqp.solve_batch(**data, settings=settings, warm_start=start, threads=1)
+        out_of_time = batch.status == nbqp.Status.TIME_LIMIT_REACHED
+        begun += out_of_time.sum()
+        np.testing.assert_array_equal(batch.info.iter[out_of_time] > 0, True)
+        reported = batch.info.pri_res[out_of_time], batch.info.dua_res[out_of_time]
+        measured = batch.primal_residual()[out_of_time], batch.dual_residual()[out_of_time]
+        np.testing.assert_allclose(reported, measured, rtol=1e-6, atol=1e-12)
+    assert begun > 0
