@@ -363,14 +363,17 @@ def outer_products(
             return Sparse(form.pattern, found.data)
         if isinstance(form, StoredPattern):
             return products_on_pattern(form, left, b.x, b2, point.x, s, b4)
-        if form == "batched" and len(getattr(qp, name).values) == qp.batch:
-            if name == "H":
-                # Fused multiplications and additions of a product would not leave it symmetric.
-                half = left[:, :, None] * b.x[:, None, :]
-                return half + half.swapaxes(1, 2)
-            return np.stack((left, b2, s), axis=2) @ np.stack((b.x, point.x, b4), axis=1)
-        total = left.T @ b.x + b2.T @ point.x + s.T @ b4
-        return total[None] if form == "batched" else total
+        one_each = form == "batched" and len(getattr(qp, name).values) == qp.batch
+        if name == "H":
+            # There is no s, and the second product is the first one transposed, which is exactly symmetric; a matrix
+            # product of both would fuse multiplications and additions.
+            half = left[:, :, None] * b.x[:, None, :] if one_each else left.T @ b.x
+            total = half + half.swapaxes(-1, -2)
+        elif one_each:
+            total = np.stack((left, b2, s), axis=2) @ np.stack((b.x, point.x, b4), axis=1)
+        else:
+            total = left.T @ b.x + b2.T @ point.x + s.T @ b4
+        return total[None] if form == "batched" and not one_each else total
 
     vectors, factors = vector_gradients(active, b), matrix_factors(point, shifts, b)
     gradients = {name: vector(name, gradient) for name, gradient in vectors.items()}

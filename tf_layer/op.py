@@ -319,10 +319,14 @@ def _matrix_gradients(
             continue
         if name in problem.entries:
             products = [at_entries(problem.entries[name], *pair) for pair in pairs[name]]
+        elif named[name].shape.rank == 2 and name == "H":
+            # Exactly symmetric, so that a gradient step leaves H so.
+            half = tf.matmul(*pairs[name][0], transpose_a=True)
+            products = [half, tf.transpose(half)]
         elif named[name].shape.rank == 2:
             products = [tf.matmul(left, right, transpose_a=True) for left, right in pairs[name]]
         elif name == "H":
-            # Fused multiplications and additions of a product would not leave it symmetric.
+            # A matrix product may fuse a multiplication and an addition, and is then not exactly symmetric.
             products = [
                 left[:, :, tf.newaxis] * right[:, tf.newaxis] for left, right in pairs[name]
             ]

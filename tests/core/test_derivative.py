@@ -308,3 +308,17 @@ def test_a_multiplier_that_is_rounding_does_not_choose_the_side() -> None:
     grads = nbqp.vjp(sol, dL_dx=np.array([2.0, 3.0]))
     np.testing.assert_allclose(grads.dL_dub, [2.0, 3.0], atol=1e-12)
     np.testing.assert_allclose(grads.dL_dlb, [0.0, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("axis", [False, True])
+@pytest.mark.parametrize("size", [1, 37])
+def test_the_gradient_of_h_is_exactly_symmetric(axis: bool, size: int) -> None:
+    """So that a gradient step leaves H so; shared by the batch or not."""
+    rng = np.random.default_rng(0)
+    L = rng.standard_normal((size if axis else 1, 30, 30))
+    H = L @ L.swapaxes(1, 2) + np.eye(30)
+    H = 0.5 * (H + H.swapaxes(1, 2))
+    sol = nbqp.solve_batch(H if axis else H[0], rng.standard_normal((size, 30)), lb=-0.1)
+    found = nbqp.vjp(sol, dL_dx=rng.standard_normal((size, 30))).dL_dH
+    assert np.abs(found).max() > 0.0
+    np.testing.assert_array_equal(found, found.swapaxes(-1, -2))

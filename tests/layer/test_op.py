@@ -393,3 +393,17 @@ def test_a_bad_warm_start_is_named() -> None:
         solve_qp(np.eye(2), np.ones((3, 2)), warm_start=np.ones(2))
     with pytest.raises(nbqp.ShapeError, match=r"warm_start: expected x of shape \(3, 2\)"):
         solve_qp(np.eye(2), np.ones((3, 2)), warm_start=[np.ones((1, 2))] * 4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_gradient_of_h_is_exactly_symmetric(shared: bool) -> None:
+    rng = np.random.default_rng(0)
+    L = rng.standard_normal((7, 30, 30))
+    H = tf.constant((L @ L.swapaxes(1, 2) + np.eye(30))[0 if shared else slice(None)])
+    H = 0.5 * (H + tf.linalg.matrix_transpose(H))
+    with tf.GradientTape() as tape:
+        tape.watch(H)
+        loss = tf.reduce_sum(solve_qp(H, rng.standard_normal((7, 30)), lb=-0.1).x ** 2)
+    found = tape.gradient(loss, H).numpy()
+    assert np.abs(found).max() > 0.0
+    np.testing.assert_array_equal(found, found.swapaxes(-1, -2))
