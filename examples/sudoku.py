@@ -102,11 +102,13 @@ class SudokuSolver(keras.Model):  # type: ignore[misc]
         self.violation = keras.metrics.Mean(name="violation")
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """The layer's x for g = -puzzle, as a board; inputs: puzzles, `numbered` or not."""
+        """The layer's x for g = -puzzle, as a board.
+
+        inputs: puzzles, `numbered` or not. training: Keras hands it on, and the layer remembers solutions then.
+        """
         numbers = isinstance(inputs, dict)
         g = -ops.reshape(inputs["puzzles"] if numbers else inputs, (-1, 64))
-        # Without `training` the layer would not know when to remember.
-        out = self.qp({"g": g, "index": inputs["index"]} if numbers else g, training=training)
+        out = self.qp({"g": g, "index": inputs["index"]} if numbers else g)
         self.newton_steps.update_state(out.newton_steps)
         solved = [ops.equal(out.status, status.value) for status in DIFFERENTIABLE]
         self.unsolved.update_state(ops.logical_not(ops.any(solved, axis=0)))
@@ -196,9 +198,8 @@ def train(
     learn, test = boards.split()
     keras.utils.set_random_seed(args.seed)
     model = SudokuSolver(recipe, args.seed, len(learn.puzzles) if remember else None)
-    inputs: list[Any] = [learn.puzzles, test.puzzles]
-    if remember:
-        inputs = [numbered(learn.puzzles, known=True), numbered(test.puzzles, known=False)]
+    learn_inputs: Any = numbered(learn.puzzles, known=True) if remember else learn.puzzles
+    test_inputs: Any = numbered(test.puzzles, known=False) if remember else test.puzzles
     rate = keras.optimizers.schedules.ExponentialDecay(
         recipe.learning_rate,
         -(-len(learn.puzzles) // args.batch_size),
@@ -218,11 +219,11 @@ def train(
         try:
             warm_up(show)
             model.fit(
-                inputs[0],
+                learn_inputs,
                 learn.solutions,
                 batch_size=args.batch_size,
                 epochs=args.epochs,
-                validation_data=(inputs[1], test.solutions),
+                validation_data=(test_inputs, test.solutions),
                 callbacks=[recorder],
                 verbose=0,
             )
@@ -231,7 +232,7 @@ def train(
     history = recorder.history
     if not history:
         return history
-    predictions = ops.convert_to_numpy(model(inputs[1]))
+    predictions = ops.convert_to_numpy(model(test_inputs))
     np.save(out / "predictions.npy", predictions)
     shown = TOLERANCE if not recipe.feasible else None
     draw_curves(out / "curves.png", recipe.label, history, test, predictions, shown)

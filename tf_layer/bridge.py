@@ -2,7 +2,8 @@
 
 All that a call needs are its inputs, a description of the problem among them, so that the ops are
 pure functions with fixed names: TensorFlow may prune, share and run them side by side, and a saved
-graph finds them again in another process.
+graph finds them again in another process. One result is no function of the inputs, the number by which a
+gradient finds the problem that was solved; that saves work, and changes no bit of the gradient.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _solve(about: Description, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[An
     number = next(_numbers)
     solved.keep(qp.nbytes(), number, qp)
     counts = out.status.astype(np.int32), out.iter.astype(np.int32)
-    return [out.x, rest, sides, *counts, np.array(number)]
+    return [out.x, rest, sides, *counts, np.array(number, dtype=np.int64)]
 
 
 def _solve_adjoint(
@@ -110,6 +111,7 @@ def _solve_adjoint(
     parts = _columns(-d_rest, (n_eq, n_in, n, n_eq, n_in, n))
     active = ActiveSet(*_columns(sides, (n_in, n)))
     qp = solved.get(int(number))
+    # A vectorised loop may have made one batch of many.
     if qp is None or qp.batch != len(d_x):
         qp = about.problem(matrices, batch=len(d_x))
     failed = _failed(status)
@@ -164,11 +166,12 @@ NO_GRADIENT = (
     "batch, or take tape.jacobian(..., experimental_use_pfor=False)."
 )
 solved = Kept[QP](KEPT, BYTES_KEPT)
-"""Problems of the latest solves, for their gradients: copied, checked and scaled once.
-
-Their numbers begin where those of no other process do, and none is used twice: a saved graph may go on elsewhere.
-"""
+"""Problems of the latest solves, for their gradients: copied, checked and scaled once."""
 _numbers = itertools.count(int.from_bytes(os.urandom(7), "little"))
+"""Those of the problems, none of which is used twice: results of a graph may go on to another process.
+
+After a fork both processes go on alike, each with the problems that are its own.
+"""
 
 SOLVE = "nbqp_solve_v5"
 ADJOINT = "nbqp_adjoint_v5"

@@ -80,7 +80,7 @@ def test_a_short_training_learns_and_leaves_its_files(layer: str, tmp_path: path
 
 
 def test_boards_start_at_their_solutions_of_the_epoch_before(tmp_path: pathlib.Path) -> None:
-    """A that hardly moves leaves little to do, and test boards, which are not remembered, take as much as ever."""
+    """A that hardly moves leaves little to do."""
     arguments = [
         "--boards",
         "400",

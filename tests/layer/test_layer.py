@@ -312,6 +312,27 @@ def test_a_layer_that_remembers_takes_fewer_steps_to_the_same_end(tmp_path: path
     )
 
 
+def test_a_model_of_ones_own_remembers_where_its_call_takes_training() -> None:
+    """Keras traces such a model to build it, with weights that have no update; a warning is an error."""
+
+    class Model(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.qp = QPLayer(
+                H=np.eye(N), A=Learned((2, N)), lb=-1.0, feasible=False, b=np.ones(2), warm_start=4
+            )
+
+        def call(self, inputs: dict[str, tf.Tensor], training: bool | None = None) -> tf.Tensor:
+            return self.qp(inputs)
+
+    model = Model()
+    model.compile(keras.optimizers.SGD(1e-6), "mse")
+    inputs = {"g": features(4), "index": np.array([0, 1, -1, 3])}
+    model.fit(inputs, features(4), verbose=0)
+    known = ~np.isnan(np.asarray(model.qp.memory[0])).any(axis=1)
+    np.testing.assert_array_equal(known, [True, True, False, True])
+
+
 def test_samples_without_an_index_are_not_remembered() -> None:
     layer = QPLayer(H=np.eye(N), lb=0.0, warm_start=3)
     layer({"g": features(2), "index": np.array([0, 1])})
