@@ -28,10 +28,11 @@ from benchmarks.report import (
     markdown_table,
     median,
     new_record,
+    one_core,
     show,
-    use_one_core,
     versions,
     write_json,
+    write_markdown,
 )
 from examples.cartpole_simulation import CartPole
 from examples.cartpole_task import HORIZON, RECIPES, noise
@@ -110,8 +111,7 @@ def table_rows(trainings: dict[str, Training]) -> list[list[str]]:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Train through every layer; the record for JSON and the report in Markdown."""
-    use_one_core()
-    plant = CartPole()
+    machine, plant = one_core(), CartPole()
     import_tensorflow()
     trainings = {
         name: Training(build(plant, args.eps_abs))
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     ours = trainings[OURS].rollouts
     settings = {**vars(args), "threads": 1, "horizon": HORIZON}
     record = {
-        **new_record("cartpole", versions(PACKAGES), settings),
+        **new_record("cartpole", machine, versions(PACKAGES), settings),
         "first_gradient_error": {
             name: float(np.abs(t.rollouts[0].gradient - ours[0].gradient).max())
             / float(np.abs(ours[0].gradient).max())
@@ -182,8 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(report)
     if files["json"]:
         write_json(files["json"], record)
-    if files["markdown"]:
-        files["markdown"].write_text(report)
+    write_markdown(files["markdown"], report)
     return 0
 
 

@@ -28,8 +28,10 @@ from benchmarks.report import (
     headline,
     markdown_table,
     new_record,
+    one_core,
     versions,
     write_json,
+    write_markdown,
 )
 from benchmarks.sequence_peers import PEERS as SOLVERS
 from examples.command_line import positive_int
@@ -65,7 +67,7 @@ def layer_qp() -> Problem:
 def run(repeats: int) -> tuple[dict[str, Any], str]:
     """Measure solvers and layers; the record for JSON and the report in Markdown."""
     settings = {"threads": 1, "repeats": repeats, "eps_abs": EPS, "n": SIZE}
-    record = new_record("latency", versions(PACKAGES), settings)
+    record = new_record("latency", one_core(), versions(PACKAGES), settings)
     turns = max(1, repeats // STEPS)
     found = sequences.measure(solver_qps(STEPS), EPS, turns, SOLVERS)
     problem = layer_qp()
@@ -94,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(report)
     if options.json:
         write_json(options.json, record)
-    if options.markdown:
-        options.markdown.write_text(report)
+    write_markdown(options.markdown, report)
     return 0
 
 

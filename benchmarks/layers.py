@@ -38,9 +38,11 @@ from benchmarks.report import (
     markdown_table,
     median,
     new_record,
+    one_core,
     show,
     versions,
     write_json,
+    write_markdown,
 )
 
 WARM_UPS = 2
@@ -247,7 +249,7 @@ def run(cases: Sequence[str], repeats: int, quick: bool) -> tuple[dict[str, Any]
         "seed": SEED,
     }
     record: dict[str, Any] = {
-        **new_record("layers", versions(PACKAGES), settings),
+        **new_record("layers", one_core(), versions(PACKAGES), settings),
         "peers": {name: entry.note for name, entry in PEERS.items()},
         "results": [],
     }
@@ -292,9 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     repeats = min(options.repeats, 3) if options.quick else options.repeats
     record, table = run(options.cases, repeats, options.quick)
     write_json(options.json, record)
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(table)
+    write_markdown(options.markdown, table)
     print(table)
 
 

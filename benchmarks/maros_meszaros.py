@@ -55,6 +55,7 @@ from benchmarks.report import (
     headline,
     machine_facts,
     new_record,
+    one_core,
     versions,
     write_json,
 )
@@ -312,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not solvers:
         parser.error("--solvers: none of them is installed")
     settings = {"eps": eps, "limit": options.limit, "memory": options.memory}
-    facts = new_record("maros_meszaros", found, settings)
+    facts = new_record("maros_meszaros", one_core(), found, settings)
     tasks = list_tasks(paths, solvers, eps, options.limit, options.memory)
     finished = Finished(options.out / "finished.jsonl")
     done = sum(finished.get(task) is not None for task in tasks)

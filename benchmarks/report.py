@@ -43,18 +43,18 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
+def one_core() -> dict[str, Any]:
+    """Confine this process to one of its processors, and tell which with the other facts of the machine."""
+    return {**machine_facts(), "core": use_one_core()}
+
+
 def new_record(
     benchmark: str,
+    machine: Mapping[str, Any],
     packages: Mapping[str, str | None],
     settings: Mapping[str, Any],
-    machine: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What every record begins with.
-
-    packages: `versions`. machine: as it was before; None as it is, and the process stays on one processor.
-    """
-    if machine is None:
-        machine = {**machine_facts(), "core": use_one_core()}
+    """What every record begins with; machine: `one_core` or `machine_facts`; packages: `versions`."""
     return {
         "benchmark": benchmark,
         "date": now(),
@@ -64,10 +64,10 @@ def new_record(
     }
 
 
-def headline(record: Mapping[str, Any], extent: str, place: str = "one core") -> str:
+def headline(record: Mapping[str, Any], extent: str, conditions: str = "one core") -> str:
     """Where, when, how much and with which versions, for a reader."""
     facts = ", ".join(f"{key} {value or 'absent'}" for key, value in record["versions"].items())
-    return f"{record['machine']['processor']}, {place}, {record['date']}, {extent}; {facts}."
+    return f"{record['machine']['processor']}, {conditions}, {record['date']}, {extent}; {facts}."
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
@@ -116,6 +116,13 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a record; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
+
+
+def write_markdown(path: Path | None, text: str) -> None:
+    """Write a report, if there is where to."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def show(value: float, form: str) -> str:

@@ -31,6 +31,7 @@ from benchmarks.report import (
     show,
     versions,
     write_json,
+    write_markdown,
 )
 
 EPS_ABS = 1e-9
@@ -233,16 +234,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = sweeps(BATCHES[:few], HORIZONS[:few], repeats)
     settings = {"eps_abs": EPS_ABS, "repeats": repeats, "seed": SEED}
     record = {
-        **new_record("scaling", versions(["numba", "numpy", "scipy"]), settings, machine),
+        **new_record("scaling", machine, versions(["numba", "numpy", "scipy"]), settings),
         "threads": dict(zip(("one", "two", "ratio"), threads, strict=True)),
         "sweeps": [{**dataclasses.asdict(sweep), "exponent": sweep.exponent()} for sweep in found],
     }
     write_json(options.json, record)
     head = headline(record, f"{repeats} repeats", f"load {machine['load']:.2f} before")
     text = report(found, threads, head)
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(text)
+    write_markdown(options.markdown, text)
     if options.figure:
         draw(found, options.figure)
     print(text)

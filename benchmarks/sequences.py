@@ -28,9 +28,11 @@ from benchmarks.report import (
     markdown_table,
     median,
     new_record,
+    one_core,
     show,
     versions,
     write_json,
+    write_markdown,
 )
 from benchmarks.sequence_peers import NOTES, OURS, PEERS, SequencePeer, StepPoint
 
@@ -209,7 +211,7 @@ def run(
     peers = list(peers)
     settings = {"threads": 1, "repeats": repeats, "steps": steps, "eps_abs": eps}
     record: dict[str, Any] = {
-        **new_record("sequences", versions(PACKAGES), settings),
+        **new_record("sequences", one_core(), versions(PACKAGES), settings),
         "peers": NOTES,
         "results": [],
     }
@@ -254,9 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"--{name}: expected at least 1")
     record, table = run(options.cases, options.steps, options.eps, options.repeats, options.peers)
     write_json(options.json, record)
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(table)
+    write_markdown(options.markdown, table)
     print(table)
 
 

@@ -24,9 +24,11 @@ from benchmarks.report import (
     markdown_table,
     median,
     new_record,
+    one_core,
     show,
     versions,
     write_json,
+    write_markdown,
 )
 
 EPS_ABS = 1e-9
@@ -119,8 +121,8 @@ def table_rows(moves: Sequence[Move], batch: int) -> list[list[str]]:
 
 def run(batch: int, repeats: int) -> tuple[dict[str, Any], str]:
     """Measure all moves; the record for JSON and the report in Markdown."""
-    settings = {"eps_abs": EPS_ABS, "batch": batch, "repeats": repeats, "seed": SEED}
-    record = new_record("warm_starts", versions(["numba", "numpy", "scipy"]), settings)
+    settings = {"threads": 1, "eps_abs": EPS_ABS, "batch": batch, "repeats": repeats, "seed": SEED}
+    record = new_record("warm_starts", one_core(), versions(["numba", "numpy", "scipy"]), settings)
     moves = [measure(program, change, batch, repeats) for program in PROGRAMS for change in CHANGES]
     record["moves"] = [dataclasses.asdict(move) for move in moves]
     extent = f"{batch} QPs, eps_abs {EPS_ABS:g}, {repeats} repeats"
@@ -143,9 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name}: expected at least 1")
     record, report = run(options.batch, options.repeats)
     write_json(options.json, record)
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(report)
+    write_markdown(options.markdown, report)
     print(report)
 
 
