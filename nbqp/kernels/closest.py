@@ -28,7 +28,7 @@ from nbqp.kernels.semismooth import (
     detect_dual_infeasible,
     run_semismooth,
 )
-from nbqp.kernels.smoothed import HAND_OVER, NO_SHARE, run_smoothed
+from nbqp.kernels.smoothed import NO_SHARE, run_smoothed
 from nbqp.kernels.starting import start_smoothed
 from nbqp.kernels.state import copy_point
 from nbqp.kernels.status import (
@@ -41,6 +41,10 @@ from nbqp.kernels.status import (
 )
 from nbqp.kernels.subproblem import minimise, set_active
 
+# Mehrotra's shifts of the elastic phase's first point, and the residuals at which it ends.
+OUTWARD = 1.5
+BALANCE = 0.5
+ELASTIC_END = 1e-5
 # The first mu is proportional to the curvature, within these limits: the flatter the objective, the
 # smaller the mu that it needs, and LPs end in one or two outer steps; but the larger the mu, the fewer
 # steps the smoothed phase takes to multipliers of s / mu.
@@ -202,8 +206,8 @@ def _start_elastic(ws, options, mu):
     it = ws.it
     set_penalties(ws.problem, mu, ws.system, ws.work)
     ws.system.rho[0] = RHO_START
-    start_smoothed(ws)
-    run_smoothed(ws, options, max(1.0, HAND_OVER / options.eps_abs), 1.0, NO_SHARE)
+    start_smoothed(ws, OUTWARD, BALANCE)
+    run_smoothed(ws, options, max(1.0, ELASTIC_END / options.eps_abs), 1.0, NO_SHARE)
     if not largest(it.x) < FAR:
         it.x[:] = 0.0
     it.y[:] = 0.0

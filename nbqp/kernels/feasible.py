@@ -16,7 +16,7 @@ from nbqp.kernels.residuals import (
 )
 from nbqp.kernels.semismooth import run_semismooth
 from nbqp.kernels.smoothed import HAND_OVER, NO_SHARE, WITHIN, run_smoothed
-from nbqp.kernels.starting import regularise, restart_smoothed, start_smoothed
+from nbqp.kernels.starting import BALANCE, OUTWARD, regularise, restart_smoothed, start_smoothed
 from nbqp.kernels.state import copy_point
 from nbqp.kernels.status import (
     ABORTED,
@@ -220,5 +220,5 @@ def solve_feasible(ws, options, warm):
     if options.method == SEMISMOOTH:
         return run_semismooth(ws, options, COLD_MU, COLD_RHO)
     regularise(ws)
-    start_smoothed(ws)
+    start_smoothed(ws, OUTWARD, BALANCE)
     return _smoothed_then_semismooth(ws, options)

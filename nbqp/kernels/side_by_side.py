@@ -33,7 +33,7 @@ from nbqp.kernels.lanes import move, move_iterate
 from nbqp.kernels.number import lanes_of, zeros
 from nbqp.kernels.proxqp import AIM, aim_at
 from nbqp.kernels.smoothed import WITHIN, measure_point, take_step
-from nbqp.kernels.starting import regularise, restart_smoothed, start_smoothed
+from nbqp.kernels.starting import BALANCE, OUTWARD, regularise, restart_smoothed, start_smoothed
 from nbqp.kernels.state import new_workspace
 from nbqp.kernels.status import CONVERGED, NOT_RUN
 from nbqp.kernels.struct import struct
@@ -274,7 +274,7 @@ def _fill(ws, waiting, queue, batch, end):
         queue.length[0] += 1
     if queue.length[0] > 0:
         regularise(waiting)
-        start_smoothed(waiting)
+        start_smoothed(waiting, OUTWARD, BALANCE)
         if waiting.system.abort[0] != 0:
             # They have no first points.
             queue.length[0] = 0

@@ -17,9 +17,9 @@ RHO_START = 1e-8
 MU_START = 1e-8
 # Residual of the first point, relative to its right-hand side.
 START_TOLERANCE = 1e-11
-# Mehrotra's shifts of the first slacks and multipliers, smaller than his 1.5 and 0.5: that saves half a step of
-# eight or nine on Sudoku and dense QPs. And the least that they come to where the least-squares point meets every
-# side or has no multiplier at all.
+# Mehrotra's shifts of the first slacks and multipliers, smaller than his, which `closest` has: that saves half a step
+# of eight or nine on Sudoku and dense QPs. And the least that they come to where the least-squares point meets
+# every side or has no multiplier at all.
 OUTWARD = 1.1
 BALANCE = 0.1
 LEAST_START = 1e-2
@@ -129,21 +129,22 @@ def _shift_sides(problem, barrier, shift_s, shift_z):
 
 
 @kernel
-def start_smoothed(ws):
+def start_smoothed(ws, outward, balance):
     """Mehrotra's starting point: least squares on the rows, then shifted into the interior.
 
-    The rho and mu of ws.system and ws.work are set before.
+    outward: multiple of what takes slacks and multipliers to 0; balance: share of their mean product that both get
+    besides. The rho and mu of ws.system and ws.work are set before.
     """
     problem = ws.problem
     barrier = ws.barrier
     forget_step(barrier)
     _least_squares_point(ws)
     low_s, low_z = _split_point(problem, ws.it, barrier)
-    outward_s = maximum(-OUTWARD * low_s, 0.0)
-    outward_z = maximum(-OUTWARD * low_z, 0.0)
+    outward_s = maximum(-outward * low_s, 0.0)
+    outward_z = maximum(-outward * low_z, 0.0)
     sum_s, sum_z, sum_sz = _shift_sides(problem, barrier, outward_s, outward_z)
-    balance_s = where(sum_z > 0.0, BALANCE * sum_sz / sum_z, 0.0)
-    balance_z = where(sum_s > 0.0, BALANCE * sum_sz / sum_s, 0.0)
+    balance_s = where(sum_z > 0.0, balance * sum_sz / sum_z, 0.0)
+    balance_z = where(sum_s > 0.0, balance * sum_sz / sum_s, 0.0)
     _shift_sides(problem, barrier, maximum(balance_s, LEAST_START), maximum(balance_z, LEAST_START))
 
 

@@ -35,7 +35,7 @@ def sudoku_shaped(curvature: float, feasible: bool) -> dict[str, Any]:
     [
         (sudoku_shaped(0.1, True), EPS, 9.6),
         (sudoku_shaped(0.0, True), EPS, 10.8),
-        (sudoku_shaped(0.0, False), CLOSEST, 25.0),
+        (sudoku_shaped(0.0, False), CLOSEST, 23.0),
     ],
     ids=["qp", "lp", "closest"],
 )
