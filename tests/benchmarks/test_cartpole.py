@@ -67,9 +67,8 @@ def test_its_clocks_run_within_the_call_and_start_anew_for_the_next() -> None:
 def test_a_run_without_peers_leaves_its_record(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # They hold for the process, which other tests share.
-    for limit in ("use_one_core", "import_tensorflow"):
-        monkeypatch.setattr(cartpole, limit, lambda: None)
+    # It would hold for the process, which other tests share.
+    monkeypatch.setattr(cartpole, "import_tensorflow", lambda: None)
     files = [str(tmp_path / name) for name in ("record.json", "table.md")]
     arguments = ["--epochs", "3", "--samples", "2", "--peers"]
     assert main([*arguments, "--json", files[0], "--markdown", files[1]]) == 0

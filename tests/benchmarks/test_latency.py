@@ -14,8 +14,7 @@ from benchmarks import latency, peers
 def test_it_writes_accurate_samples_and_both_tables(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # They hold for the process, which other tests share.
-    monkeypatch.setattr(latency, "use_one_core", lambda: None)
+    # It would hold for the process, which other tests share.
     monkeypatch.setattr(peers, "import_tensorflow", lambda: tf)
     monkeypatch.setattr(latency, "STEPS", 3)
     files = [tmp_path / name for name in ("record.json", "tables.md")]

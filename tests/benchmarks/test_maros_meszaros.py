@@ -27,12 +27,6 @@ Y = np.array([1.0, 0.0, 0.0, 0.0])
 SIDES = {"l": [1.0, -1e20, 0.0, -1e20], "u": [1.0, 9.0, 1e20, 0.2]}
 
 
-@pytest.fixture(autouse=True)
-def all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests that follow are not to be confined to one core."""
-    monkeypatch.setattr(maros_meszaros, "use_one_core", lambda: None)
-
-
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     """Two files of one program, the second with P's upper triangle alone."""

@@ -17,12 +17,6 @@ EPS = 1e-6
 STEPS = 4
 
 
-@pytest.fixture(autouse=True)
-def all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other tests keep their processors."""
-    monkeypatch.setattr(sequences, "use_one_core", lambda: None)
-
-
 @pytest.fixture(scope="module")
 def sequence() -> Sequence:
     return closed_loop(quadcopter(), STEPS)

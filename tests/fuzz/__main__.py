@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.report import machine_facts, now, revision, versions, write_json
+from benchmarks.report import machine_facts, new_record, versions, write_json
 from tests.fuzz.campaign import Summary, report, run_campaign
 from tests.fuzz.cases import Case, draw_case
 from tests.fuzz.shrink import shrink
@@ -88,11 +88,12 @@ def main() -> int:
     print(report(summary))
     if arguments.json:
         record = {
-            "machine": machine_facts(),
-            "versions": versions(("nbqp", "numba", "numpy", "clarabel", "piqp", "highspy")),
-            "revision": revision(),
-            "date": now(),
-            "seed": summary.seed,
+            **new_record(
+                "fuzz",
+                machine_facts(),
+                versions(("numba", "numpy", "clarabel", "piqp", "highspy")),
+                {"seed": summary.seed},
+            ),
             "cases": summary.cases,
             "seconds": summary.seconds,
             "solved_share": summary.solved_share,
