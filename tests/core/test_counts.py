@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -11,6 +12,25 @@ import pytest
 import scipy.sparse as sp
 
 import nbqp
+from nbqp.analysis import analyse_qp
+from nbqp.execution import new_output, shared_or_own_scaling, to_options, to_warm_start
+from nbqp.kernels.jit import entry
+from nbqp.kernels.lane_problem import Batch, put_sample, share_rows
+from nbqp.kernels.smoothed import WITHIN, measure_point, take_step
+from nbqp.kernels.starting import BALANCE, OUTWARD, regularise, start_smoothed
+from nbqp.kernels.state import new_workspace
+from nbqp.kernels.structure import (
+    DataReference,
+    EntriesReference,
+    FactorReference,
+    OutputReference,
+    PatternReference,
+    PointReference,
+    ScalingReference,
+)
+from nbqp.kernels.vector import WIDTH, splat
+from nbqp.problem import QP
+from nbqp.watch import Watch
 from tests.core.infeasible import random_infeasible_mixture
 from tests.core.strategies import random_mixture
 
@@ -30,14 +50,59 @@ def sudoku_shaped(curvature: float, feasible: bool) -> dict[str, Any]:
     return {"H": H, "g": g.reshape(41, 64), "A": A, "b": b, "lb": 0.0}
 
 
+def dense(n: int) -> dict[str, Any]:
+    """40 QPs that share nothing, with n/4 equations and n rows."""
+    rng = np.random.default_rng(5)
+    L, A, C = (rng.standard_normal((40, rows, n)) for rows in (n, n // 4, n))
+    x0 = rng.standard_normal((40, n, 1))
+    return {
+        "H": L.swapaxes(1, 2) @ L / n + 0.1 * np.eye(n),
+        "g": rng.standard_normal((40, n)),
+        "A": A,
+        "b": (A @ x0)[:, :, 0],
+        "C": C,
+        "u": (C @ x0)[:, :, 0] + rng.random((40, n)),
+    }
+
+
+def chain(stages: int) -> dict[str, Any]:
+    """Eight controllers of three masses in a row, each pushed, from other first positions."""
+    rng = np.random.default_rng(6)
+    step = np.eye(6) + 0.1 * np.block(
+        [
+            [np.zeros((3, 3)), np.eye(3)],
+            [np.diag([1.0, 1.0], 1) - 2.0 * np.eye(3) + np.diag([1.0, 1.0], -1), np.zeros((3, 3))],
+        ]
+    )
+    push = np.vstack([np.zeros((3, 3)), 0.1 * np.eye(3)])
+    rows = [
+        sp.kron(sp.eye_array(stages), np.hstack([push, -np.eye(6)])),
+        sp.kron(sp.eye_array(stages, k=-1), np.hstack([np.zeros((6, 3)), step])),
+    ]
+    b = np.zeros((8, 6 * stages))
+    b[:, :6] = -0.5 * rng.standard_normal((8, 6)) @ step.T
+    bound = np.tile([0.5] * 3 + [4.0] * 6, stages)
+    return {
+        "H": sp.eye_array(9 * stages, format="csc"),
+        "g": np.zeros(9 * stages),
+        "A": sp.csc_array(rows[0] + rows[1]),
+        "b": b,
+        "lb": -bound,
+        "ub": bound,
+    }
+
+
 @pytest.mark.parametrize(
     ("data", "settings", "most"),
     [
+        (dense(50), EPS, 10.3),
+        (dense(100), EPS, 12.4),
+        (chain(12), EPS, 7.0),
         (sudoku_shaped(0.1, True), EPS, 9.6),
         (sudoku_shaped(0.0, True), EPS, 10.8),
         (sudoku_shaped(0.0, False), CLOSEST, 23.0),
     ],
-    ids=["qp", "lp", "closest"],
+    ids=["dense-50", "dense-100", "control", "qp", "lp", "closest"],
 )
 def test_factorisations_of_a_batch(
     data: dict[str, Any], settings: nbqp.Settings, most: float
@@ -102,32 +167,91 @@ def test_single_dense_programs_end_with_a_step_for_the_sides_that_hold() -> None
     assert max(counts) <= 12
 
 
-@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy allocates where kernels do not")
-def test_a_newton_step_allocates_nothing() -> None:
-    """A sample costs those of its checks, eight each, two at most: more than one in each step would show.
+@entry
+def take_steps(
+    pattern_values, factor_values, entries_values, data, scaling, warm, options, abort, out, count
+):
+    """Start the first eight QPs of a batch in lanes, and take so many steps with all of them."""
+    pattern = PatternReference(*pattern_values)
+    factor = FactorReference(*factor_values)
+    entries = EntriesReference(*entries_values)
+    ws = new_workspace(0.0, pattern, factor, entries, abort)
+    wide = new_workspace(splat(0.0), pattern, factor, entries, abort)
+    batch = Batch(
+        DataReference(*data),
+        ScalingReference(*scaling),
+        PointReference(*warm),
+        np.zeros(len(out.status), dtype=np.bool_),
+        options,
+        options,
+        OutputReference(*out),
+    )
+    share_rows(ws, batch, wide)
+    for lane in range(WIDTH):
+        put_sample(ws, batch, lane, wide, lane)
+    regularise(wide)
+    start_smoothed(wide, OUTWARD, BALANCE)
+    total, sides = measure_point(wide, options, 0.0)
+    for _ in range(count):
+        take_step(wide, 0.0, WITHIN, total, sides)
+        total, sides = measure_point(wide, options, 0.0)
 
-    The first eight are started in their lanes, the others beside them, in a workspace of their own.
-    """
+
+def allocations(run: Callable[[], Any]) -> int:
+    """How many arrays kernels make in a second run."""
     from numba.core.runtime import _nrt_python, rtsys
 
     _nrt_python.memsys_enable_stats()
+    run()
+    before = rtsys.get_allocation_stats().mi_alloc
+    run()
+    return int(rtsys.get_allocation_stats().mi_alloc - before)
 
-    def allocations(data: dict[str, Any], samples: int) -> int:
-        part = {**data, "g": data["g"][:samples]}
-        nbqp.solve_batch(**part, settings=EPS, threads=1)
-        before = rtsys.get_allocation_stats().mi_alloc
-        nbqp.solve_batch(**part, settings=EPS, threads=1)
-        return int(rtsys.get_allocation_stats().mi_alloc - before)
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy allocates where kernels do not")
+@pytest.mark.parametrize("curvature", [0.1, 0.0])
+def test_a_newton_step_of_eight_allocates_nothing(curvature: float) -> None:
+    qp = QP(**sudoku_shaped(curvature, True), batch=True)
+    watch = Watch()
+    analysis, scaling = analyse_qp(qp, watch), shared_or_own_scaling(qp, watch)
+    warm = to_warm_start(None, (qp.n, qp.n_eq, qp.n_in, qp.n), qp.batch)
+    out, options = new_output(qp), to_options(EPS)
+
+    def run(count: int) -> Callable[[], Any]:
+        common = *analysis, qp.data(), scaling, warm, options, watch.abort, out
+        return lambda: take_steps(*common, count)
+
+    assert allocations(run(2)) == allocations(run(7)) > 0
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy allocates where kernels do not")
+def test_a_sample_allocates_as_much_as_its_checks() -> None:
+    """Eight each, two at most. The first eight QPs are started in their lanes, the others in a workspace beside."""
     for data in (sudoku_shaped(0.1, True), sudoku_shaped(0.0, True)):
-        counts = [allocations(data, samples) for samples in (9, 25, 41)]
+
+        def run(samples: int, data: dict[str, Any] = data) -> Callable[[], Any]:
+            part = {**data, "g": data["g"][:samples]}
+            return lambda: nbqp.solve_batch(**part, settings=EPS, threads=1)
+
+        counts = [allocations(run(samples)) for samples in (9, 25, 41)]
         assert counts[1] - counts[0] <= 16 * 16
         assert counts[2] - counts[1] <= 16 * 16
 
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy allocates where kernels do not")
+def test_a_sample_of_the_derivatives_allocates_little() -> None:
+    """Four arrays: a group of eight looks for null vectors."""
+    data = sudoku_shaped(0.1, True)
+    few, many = (
+        nbqp.solve_batch(**{**data, "g": data["g"][:samples]}, settings=EPS) for samples in (8, 40)
+    )
+    counts = [allocations(lambda s=s: nbqp.vjp(s, dL_dx=s.x)) for s in (few, many)]  # type: ignore[misc]
+    assert counts[1] - counts[0] <= 4 * 32
+
+
 @pytest.mark.parametrize("form", [np.asarray, sp.csc_array])
 def test_gradients_of_shared_matrices_form_nothing_of_their_size_for_each_sample(form: Any) -> None:
-    """Products over the batch: a 40 x 64 matrix for each of 2,000 samples would take 41 MB."""
+    """Products over the batch take 15 MB: a 40 x 64 matrix for each of 2,000 samples would be 41."""
     data = sudoku_shaped(0.1, True)
     data["g"] = np.tile(data["g"], (49, 1))[:2000]
     sol = nbqp.solve_batch(**{**data, "A": form(data["A"])}, settings=EPS)
@@ -136,4 +260,4 @@ def test_gradients_of_shared_matrices_form_nothing_of_their_size_for_each_sample
     nbqp.vjp(sol, dL_dx=sol.x)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak <= 40 * 8 * data["g"].size
+    assert peak <= 20 * 8 * data["g"].size
