@@ -56,7 +56,7 @@ class QPLayer(keras.layers.Layer):  # type: ignore[misc]
         Return a `QPOutput` (x, y, z, z_box, s_e, s_i, s_box, status, newton_steps) instead of x.
     warm_start
         Number of samples that the layer remembers the last solution of, to start there the next time:
-        where an epoch moves the data by a few per cent it then takes fewer Newton steps. The layer has
+        where an epoch moves the data by less than a few per cent it then takes fewer Newton steps. The layer has
         a further input "index" (batch,), integers from 0, -1 for samples that it does not know. It
         remembers in training; the solutions, in its variable dtype, are saved with its weights.
     violation

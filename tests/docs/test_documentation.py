@@ -84,7 +84,7 @@ def test_the_site_has_every_page() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_tox_environments_exist(page: pathlib.Path) -> None:
-    for environment in re.findall(r"tox -e ([a-z]+)", page.read_text()):
+    for environment in re.findall(r"tox -e ([a-z-]+)", page.read_text()):
         assert f"[testenv:{environment}]" in TOX
 
 
