@@ -15,9 +15,13 @@ from nbqp.kernels.convexity import (
     mark_nonconvex,
     mark_nonconvex_lanes,
 )
+from nbqp.kernels.vector import WIDTH
 from nbqp.problem import QP
 from nbqp.threads import split_range_watched, thread_count
 from nbqp.watch import OutOfTime, Watch
+
+CHECKS = 10
+"""So many of these take as long as a solve, about."""
 
 
 def find_nonconvex(
@@ -61,7 +65,9 @@ def _find_nonconvex(
         kernel(*analysis, H, watch.abort, begin, end, nonconvex)
 
     seconds = len(H) * FACTORISATION * analysis.step_time
-    split_range_watched(run, len(H), thread_count(len(H), threads), watch, seconds, kernel)
+    at_once = WIDTH if lanes else 1
+    count = thread_count(len(H), threads, len(H) * analysis.solve_time / CHECKS, at_once)
+    split_range_watched(run, len(H), count, watch, seconds, kernel)
     if watch.stopped():
         raise OutOfTime
     return nonconvex

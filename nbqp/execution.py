@@ -17,6 +17,7 @@ from nbqp.kernels.side_by_side import MOST_STEPS, solve_lanes_range
 from nbqp.kernels.state import Options
 from nbqp.kernels.status import ABORTED, INVALID_DATA, NOT_RUN
 from nbqp.kernels.structure import Output, Point, Scaling
+from nbqp.kernels.vector import WIDTH
 from nbqp.memory import NUMBER, require_memory
 from nbqp.problem import QP
 from nbqp.settings import METHODS, Settings
@@ -61,7 +62,8 @@ def run_solves(
         if not lanes or (abort[0] == 0 and (out.status[begin:end] == NOT_RUN).any()):
             run_kernel(solve_range, begin, end)
 
-    count = thread_count(qp.batch, threads)
+    at_once = WIDTH if lanes else 1
+    count = thread_count(qp.batch, threads, qp.batch * analysis.solve_time, at_once)
     workspaces = count * (LANE_SPACES if lanes else 1)
     require_memory("solve", workspaces * analysis.solve_size)
     seconds = qp.batch * settings.max_iter * analysis.step_time

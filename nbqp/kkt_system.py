@@ -28,6 +28,7 @@ from nbqp.kernels.adjoint import OPEN, SINGULAR, SKIPPED, solve_kkt_range
 from nbqp.kernels.adjoint_lanes import solve_kkt_lanes_range
 from nbqp.kernels.consistent_adjoint import solve_consistent_range
 from nbqp.kernels.structure import Floats, Ints, Point, Shifts, kernel_array
+from nbqp.kernels.vector import WIDTH
 from nbqp.least_norm import LARGEST_DENSE, LeastNormSystem
 from nbqp.problem import QP
 from nbqp.threads import split_range_watched, thread_count
@@ -49,6 +50,9 @@ __all__ = [
 
 ACTIVE = 10.0
 """A row within this multiple of the solution's accuracy of its side counts as on it."""
+
+SOLVES = 6
+"""So many derivatives of a sample take as long as its solution, about."""
 
 REFLECTION = 2e-9
 """Seconds that least squares take, relative to the cube of the unknowns, rather too many."""
@@ -206,7 +210,9 @@ def _solve_regular(
 
     kernel = solve_kkt_lanes_range if lanes else solve_kkt_range
     seconds = (FACTORISATION * qp.batch + len(r.x)) * analysis.step_time
-    split_range_watched(run, qp.batch, thread_count(qp.batch, None), watch, seconds, kernel)
+    work = len(code) * code.shape[1] * analysis.solve_time / SOLVES
+    count = thread_count(qp.batch, None, work, WIDTH if lanes else 1)
+    split_range_watched(run, qp.batch, count, watch, seconds, kernel)
     return found, code
 
 
@@ -223,7 +229,7 @@ def _solve_consistent(
 
     unknowns = min(3 * qp.n + 2 * (qp.n_eq + qp.n_in), LARGEST_DENSE)
     seconds = np.count_nonzero(code == SINGULAR) * REFLECTION * float(unknowns) ** 3
-    threads, kernel = thread_count(qp.batch, None), solve_consistent_range
+    threads, kernel = thread_count(qp.batch, None, seconds), solve_consistent_range
     split_range_watched(run, qp.batch, threads, watch, seconds, kernel)
 
 

@@ -23,8 +23,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from nbqp.errors import SettingsError
 from nbqp.watch import OutOfTime, Watch, in_main_thread
 
-SAMPLES_PER_THREAD = 8
-"""Below this many samples a thread costs more than it gains."""
+WORTH = 1e-3
+"""Seconds of work, about, that a thread has to get: with less, to wake it costs more than it gains."""
 WATCH_INTERVAL = 0.1
 """Seconds between two looks at the clock: Ctrl-C waits for the next one on Windows."""
 MANY_BYTES = 2**26
@@ -126,12 +126,15 @@ def _start(task: Callable[..., T], *arguments: Any) -> Future[T]:
     return future
 
 
-def thread_count(batch: int, most: int | None) -> int:
-    """How many threads a batch deserves: at most `most`, None for the number of processors."""
+def thread_count(batch: int, most: int | None, work: float, at_once: int = 1) -> int:
+    """How many threads a batch deserves that takes about `work` seconds.
+
+    most: at most so many, None for the number of processors. at_once: samples that a thread works on at a time.
+    """
     if most is not None and (not isinstance(most, Integral) or isinstance(most, bool) or most < 1):
         raise SettingsError(f"threads: expected None or an integer of at least 1, got {most!r}.")
-    worthwhile = max(1, batch // SAMPLES_PER_THREAD)
-    if worthwhile == 1:
+    worthwhile = min(batch // at_once, int(work / WORTH) if WORTH else batch)
+    if worthwhile <= 1:
         return 1
     return min(_processors() if most is None else int(most), worthwhile)
 

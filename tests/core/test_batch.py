@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 import nbqp
+from nbqp import threads
 from tests.core.oracles import Data, residuals
 
 EPS = 1e-9
@@ -176,3 +177,13 @@ def test_a_representation_is_a_line() -> None:
     single = nbqp.solve_qp(np.eye(2), np.ones(2))
     assert repr(single).startswith("Solution(status=SOLVED, n=2, n_eq=0, n_in=0, info=Info(iter=")
     assert "\n" not in repr(sol) + repr(single)
+
+
+def test_a_thread_gets_its_share_of_work_or_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "WORTH", 1e-3)
+    monkeypatch.setattr(threads, "_processors", lambda: 4)
+    count = threads.thread_count
+    assert [count(1000, None, work) for work in (0.0, 1.9e-3, 2.1e-3, 1.0)] == [1, 1, 2, 4]
+    assert count(1000, 3, 1.0) == 3
+    assert [count(batch, None, 1.0) for batch in (0, 1, 2, 3)] == [1, 1, 2, 3]
+    assert [count(batch, None, 1.0, at_once=8) for batch in (15, 16, 31, 40)] == [1, 2, 3, 4]
