@@ -74,7 +74,8 @@ def solve_kkt_lanes_range(
     before = np.empty(WIDTH)
     after = np.empty(WIDTH)
     error = np.empty(WIDTH)
-    if shares_matrices(scaling):
+    # An empty batch has no first sample.
+    if begin < end and shares_matrices(scaling):
         scale_for_adjoint(pattern, scaling, 0, sample_data(data, 0), abort, problem)
         spread(problem.H, wide.H)
         spread(problem.A, wide.A)

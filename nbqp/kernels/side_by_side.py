@@ -336,6 +336,9 @@ def solve_lanes_range(
     Samples that are not solved stay NOT_RUN, with the steps so far in out.iter, for `proxqp.solve_range`,
     which takes the same arguments.
     """
+    if begin == end:
+        # An empty batch has no first sample, whose matrices all could share.
+        return
     pattern = PatternReference(*pattern_values)
     factor = FactorReference(*factor_values)
     entries = EntriesReference(*entries_values)
