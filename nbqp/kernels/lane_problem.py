@@ -113,14 +113,7 @@ def sides_of_lanes(problem, barrier):
 @kernel
 def worst_lane_ratio(res, tol, lane):
     """`worst_ratio` of a lane: its largest residual, relative to its tolerance; infinity where one is NaN."""
-    residuals = lanes_of(res)
-    tolerances = lanes_of(tol)
-    worst = 0.0
-    for i in range(lane, len(residuals), WIDTH):
-        ratio = residuals[i] / tolerances[i]
-        if not ratio <= worst:
-            worst = ratio if ratio > worst else np.inf
-    return worst
+    return worst_ratio(lanes_of(res)[lane::WIDTH], lanes_of(tol)[lane::WIDTH], len(res))
 
 
 @kernel
