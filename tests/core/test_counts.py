@@ -96,7 +96,12 @@ def chain(stages: int) -> dict[str, Any]:
     ("data", "settings", "most"),
     [
         (dense(50), EPS, 10.3),
-        (dense(100), EPS, 12.4),
+        pytest.param(
+            *(dense(100), EPS, 12.4),
+            marks=pytest.mark.skipif(
+                numba.config.DISABLE_JIT, reason="as plain Python it takes minutes"
+            ),
+        ),
         (chain(12), EPS, 7.0),
         (sudoku_shaped(0.1, True), EPS, 9.6),
         (sudoku_shaped(0.0, True), EPS, 10.8),

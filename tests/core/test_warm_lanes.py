@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 
 import nbqp
+from nbqp.analysis import analyse_qp
+from nbqp.execution import new_output, shared_or_own_scaling, to_options, to_warm_start
+from nbqp.kernels.side_by_side import solve_lanes_range
+from nbqp.problem import QP
+from nbqp.watch import Watch
 from tests.core.infeasible import random_infeasible_mixture
 from tests.core.strategies import random_mixture
 
@@ -137,27 +142,29 @@ def test_a_start_has_no_multipliers_of_absent_sides_or_slack_rows() -> None:
     assert warm.info.iter.max() == 0
 
 
-def test_samples_begun_when_time_is_over_have_their_starts() -> None:
-    """Whatever has taken a step has a point with the residuals that it says, finite ones."""
+def test_a_sample_begun_when_time_is_over_has_its_start() -> None:
+    """Its steps from there were in vain: the point with the residuals that it has, no multiplier of an absent side."""
+    data, _ = moved_qps()
     rng = np.random.default_rng(3)
-    L, C = rng.standard_normal((2, 1200, 30, 30))
-    data = {
-        "H": L @ L.swapaxes(1, 2) + np.eye(30),
-        "g": rng.standard_normal((1200, 30)),
-        "C": C,
-        "u": rng.random((1200, 30)),
-        "lb": -1.0,
-    }
-    start = parts(nbqp.solve_batch(**data, settings=EPS))
-    data["g"] = data["g"] + 0.5 * rng.standard_normal((1200, 30))
-    begun = 0
-    for limit in (0.002, 0.004, 0.008, 0.016):
-        settings = nbqp.Settings(eps_abs=1e-9, time_limit=limit)
-        batch = nbqp.solve_batch(**data, settings=settings, warm_start=start, threads=1)
-        out_of_time = batch.status == nbqp.Status.TIME_LIMIT_REACHED
-        begun += out_of_time.sum()
-        np.testing.assert_array_equal(batch.info.iter[out_of_time] > 0, True)
-        reported = batch.info.pri_res[out_of_time], batch.info.dua_res[out_of_time]
-        measured = batch.primal_residual()[out_of_time], batch.dual_residual()[out_of_time]
-        np.testing.assert_allclose(reported, measured, rtol=1e-6, atol=1e-12)
-    assert begun > 0
+    qp = QP(**data, batch=True)
+    watch = Watch()
+    analysis = analyse_qp(qp, watch)
+    start = tuple(rng.standard_normal((41, size)) for size in (12, 0, 15, 12))
+    warm = to_warm_start(start, (12, 0, 15, 12), 41)
+    out = new_output(qp)
+    out.iter[::2] = 1
+    watch.abort[0] = 1
+    common = *analysis, qp.data(), shared_or_own_scaling(qp, watch), warm, to_options(EPS)
+    solve_lanes_range(*common, watch.abort, 0, 41, out)
+    assert not out.x[1::2].any()
+    assert np.isnan(out.residuals[1::2]).all()
+    x, z, z_box = start[0], np.maximum(start[2], 0.0), start[3]
+    np.testing.assert_array_equal(out.x[::2], x[::2])
+    np.testing.assert_array_equal(out.z[::2], z[::2])
+    np.testing.assert_array_equal(out.z_box[::2], z_box[::2])
+    rows = np.einsum("kij,kj->ki", data["C"], x) - data["u"]
+    primal = np.maximum(rows.max(axis=1), np.abs(x).max(axis=1) - 1.5)
+    forces = np.einsum("kij,ki->kj", data["C"], z) + z_box
+    dual = np.abs(np.einsum("kij,kj->ki", data["H"], x) + data["g"] + forces).max(axis=1)
+    np.testing.assert_allclose(out.residuals[::2, 0], np.maximum(primal, 0.0)[::2], rtol=1e-12)
+    np.testing.assert_allclose(out.residuals[::2, 1], dual[::2], rtol=1e-12)
